@@ -1,0 +1,76 @@
+"""The topic tree: every topic of the contract, built and parsed side by side."""
+
+import re
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+SCOOTER_ID: Final = r"[A-Za-z0-9][A-Za-z0-9_-]{2,31}"
+_SCOOTER_ID = re.compile(SCOOTER_ID)
+
+UPLINKS: Final = re.compile(
+    rf"scooters/({SCOOTER_ID})/(telemetry_batch|telemetry|events|status|acks)"
+)
+
+
+class Uplink(StrEnum):
+    """What a scooter may say, by the last level of its topic."""
+
+    TELEMETRY = "telemetry"
+    TELEMETRY_BATCH = "telemetry_batch"
+    EVENTS = "events"
+    STATUS = "status"
+    ACKS = "acks"
+
+
+class Source(NamedTuple):
+    """Who published a delivery, and what kind of message it is."""
+
+    scooter_id: str
+    uplink: Uplink
+
+
+_UPLINK_OF: Final = {str(uplink): uplink for uplink in Uplink}
+
+
+def is_scooter_id(text: str) -> bool:
+    """Three to 32 letters, digits, `_` or `-`, the first a letter or digit."""
+    return _SCOOTER_ID.fullmatch(text) is not None
+
+
+def uplink(scooter_id: str, kind: Uplink) -> str:
+    """The topic on which a scooter says `kind`."""
+    return f"scooters/{scooter_id}/{kind}"
+
+
+def parse_uplink(topic: str) -> Source | None:
+    """The scooter and the kind of message of an uplink topic; None for any other topic."""
+    found = UPLINKS.fullmatch(topic)
+    if found is None:
+        return None
+    scooter_id, kind = found.groups()
+    return Source(scooter_id, _UPLINK_OF[kind])
+
+
+def every(kind: Uplink) -> str:
+    """The filter that matches this uplink of every scooter."""
+    return f"scooters/+/{kind}"
+
+
+def commands(scooter_id: str) -> str:
+    """Where the gateway sends a scooter its commands; never retained."""
+    return f"scooters/{scooter_id}/commands"
+
+
+def receipts(scooter_id: str) -> str:
+    """Where the gateway tells a scooter which of its events are stored."""
+    return f"scooters/{scooter_id}/receipts"
+
+
+def gateway_status(instance: str) -> str:
+    """The gateway's own birth and will, retained."""
+    return f"gateway/{instance}/status"
+
+
+def echo(instance: str) -> str:
+    """What an instance publishes to itself to prove that messages still arrive."""
+    return f"gateway/{instance}/echo"
