@@ -8,11 +8,11 @@ are ignored.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Required
 
 import orjson
 from pydantic import Field, StrictBool, StringConstraints, TypeAdapter
-from typing_extensions import Required, TypedDict
+from typing_extensions import TypedDict
 
 PAYLOAD_MAX: Final = 200
 """Bytes that every message to or from a small client fits in (PubSubClient's default packet)."""

@@ -1,0 +1,114 @@
+"""Every metric of the gateway, registered in one place; never a scooter id as a label."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+BATCH_SIZES = (1, 4, 16, 64, 256, 1024)
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+
+
+class Metrics:
+    """One process's metrics. `service.py` makes one and passes it down."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry(auto_describe=True)
+        self.registry = registry
+        self.received = Counter(
+            "gateway_deliveries_received", "Deliveries read from the broker.", registry=registry
+        )
+        self.deliveries = Counter(
+            "gateway_deliveries",
+            "Deliveries by how they ended: received = the sum of these + in flight.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "gateway_deliveries_in_flight", "Deliveries not settled yet.", registry=registry
+        )
+        self.oldest_unsettled_s = Gauge(
+            "gateway_oldest_unsettled_seconds", "Age of the oldest unsettled.", registry=registry
+        )
+        self.connected = Gauge(
+            "gateway_connected",
+            "Whether a connection is up: 1 or 0.",
+            ["connection"],
+            registry=registry,
+        )
+        self.reconnects = Counter(
+            "gateway_reconnects", "Connections made.", ["connection"], registry=registry
+        )
+        self.sessions_forgotten = Counter(
+            "gateway_sessions_forgotten",
+            "Times the broker no longer knew a session that should have been there.",
+            ["session"],
+            registry=registry,
+        )
+        self.batch_size = Histogram(
+            "gateway_batch_size",
+            "Deliveries in a batch.",
+            ["session"],
+            buckets=BATCH_SIZES,
+            registry=registry,
+        )
+        self.advance_seconds = Histogram(
+            "gateway_advance_seconds",
+            "Time of one batch's round trip to Redis.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.dirty = Gauge(
+            "gateway_dirty_scooters", "Scooters newer than their snapshot.", registry=registry
+        )
+        self.oldest_dirty_s = Gauge(
+            "gateway_oldest_dirty_seconds", "Age of the oldest dirty mark.", registry=registry
+        )
+        self.snapshot_rows = Counter(
+            "gateway_snapshot_rows", "Rows written to scooter_snapshots.", registry=registry
+        )
+        self.snapshot_seconds = Histogram(
+            "gateway_snapshot_seconds",
+            "Time to write one chunk of snapshots.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.history_entries = Gauge(
+            "gateway_history_entries", "Entries in the history stream.", registry=registry
+        )
+        self.history_bytes = Gauge(
+            "gateway_history_bytes", "Bytes in the history stream.", registry=registry
+        )
+        self.history_oldest_s = Gauge(
+            "gateway_history_oldest_seconds", "Age of the oldest entry.", registry=registry
+        )
+        self.history_rows = Counter(
+            "gateway_history_rows",
+            "History entries taken into Postgres.",
+            ["kind"],
+            registry=registry,
+        )
+        self.history_dropped = Counter(
+            "gateway_history_dropped",
+            "Rejects and late reports dropped because the stream was full.",
+            registry=registry,
+        )
+        self.receipts = Counter(
+            "gateway_receipted_events", "Events named in receipts.", registry=registry
+        )
+        self.default_partition_rows = Gauge(
+            "gateway_default_partition_rows",
+            "Rows in a default partition: should be 0.",
+            ["table"],
+            registry=registry,
+        )
+        self.broker_dropped = Gauge(
+            "gateway_broker_dropped_messages",
+            "Messages the broker dropped since it started ($SYS).",
+            registry=registry,
+        )
+        self.presence = Counter(
+            "gateway_presence_changes", "Presence changes.", ["presence"], registry=registry
+        )
+        self.primary = Gauge(
+            "gateway_primary",
+            "Whether this instance carries events and control.",
+            registry=registry,
+        )

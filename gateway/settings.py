@@ -1,0 +1,89 @@
+"""Every knob and secret, checked once; the only reader of the environment."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, StringConstraints, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from gateway.errors import SettingsError
+
+Seconds = Annotated[float, Field(gt=0)]
+Days = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """Read from `SCOOTER_…` variables, then `.env`, then files in `/run/secrets`.
+
+    Addresses contain passwords: never log a `Settings`.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="SCOOTER_",
+        env_file=".env",
+        secrets_dir="/run/secrets" if Path("/run/secrets").is_dir() else None,
+        frozen=True,
+        extra="ignore",
+    )
+
+    instance: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")] = (
+        Field("gateway-1", description="name of this process; a second one with it stands by")
+    )
+    mqtt_host: str = Field("127.0.0.1", description="the broker's listener for the gateway")
+    mqtt_port: int = Field(8884, ge=1, le=65535, description="its port")
+    mqtt_username: str | None = Field(None, description="the gateway's account at the broker")
+    mqtt_password: SecretStr | None = Field(None, description="its password")
+    mqtt_ca_file: Path | None = Field(None, description="authority of the broker's certificate")
+    mqtt_certificate_file: Path | None = Field(None, description="the gateway's certificate")
+    mqtt_key_file: Path | None = Field(None, description="the key of that certificate")
+    mqtt_keepalive_s: int = Field(15, ge=1, le=3600, description="keepalive of every connection")
+    mqtt_session_expiry_s: int = Field(
+        7 * 86_400, ge=60, description="how long the broker keeps messages while we are away"
+    )
+    mqtt_shared: bool = Field(
+        default=False, description="share telemetry with other gateways through $share/gateway"
+    )
+    held_max: int = Field(
+        8192, ge=256, le=65535, description="unsettled deliveries a session holds before it waits"
+    )
+    echo_period_s: Seconds = Field(
+        10.0, description="silence after which a session proves that messages still arrive"
+    )
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"), description="latest states and the history stream"
+    )
+    postgres_url: SecretStr = Field(
+        SecretStr("postgresql://127.0.0.1:5432/scooters"), description="snapshots and history"
+    )
+    snapshot_period_s: Seconds = Field(30.0, description="at most one snapshot a scooter in this")
+    stale_after_s: Seconds = Field(
+        180.0, description="silence that makes a scooter stale when it never told its interval"
+    )
+    history_max_mib: int = Field(
+        256, ge=1, description="size of the history stream at which events wait at the broker"
+    )
+    lease_s: Seconds = Field(6.0, description="how long a dead gateway keeps its name")
+    keep_snapshots_days: Days = Field(90, description="days until snapshots are dropped")
+    keep_late_days: Days = Field(90, description="days until late reports are dropped")
+    keep_rejects_days: Days = Field(14, description="days until rejects are dropped")
+    keep_events_days: Days = Field(365, description="days until events are dropped")
+    metrics_host: str = Field("127.0.0.1", description="where /metrics and /healthz listen")
+    metrics_port: int = Field(9464, ge=0, le=65535, description="its port; 0 takes a free one")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="console on a terminal, else json"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe line that is written"
+    )
+
+
+def read_settings(**overrides: object) -> Settings:
+    """The settings of this process; raises SettingsError with one sentence for each wrong one."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = [
+            f"SCOOTER_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}"
+            for each in error.errors(include_input=False, include_url=False)
+        ]
+        raise SettingsError(problems) from None
