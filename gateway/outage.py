@@ -40,7 +40,7 @@ class Outage:
         self._back_at = None
         if self._away_since is None:
             self._away_since = now
-            log.warning(f"{self._what} is away", reason=str(reason))
+            log.warning("away", what=self._what, reason=str(reason))
         ceiling_s = self._ceiling_s
         self._ceiling_s = min(self._most_s, ceiling_s * 2)
         return random.uniform(0.1, 1.0) * ceiling_s  # noqa: S311 - jitter, not a secret
@@ -51,5 +51,5 @@ class Outage:
         if self._back_at is None:
             self._back_at = now
         if self._away_since is not None:
-            log.info(f"{self._what} is back", away_s=round(now - self._away_since, 1))
+            log.info("back", what=self._what, away_s=round(now - self._away_since, 1))
             self._away_since = None

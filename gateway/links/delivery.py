@@ -1,0 +1,23 @@
+"""What a delivery is, and the one outcome that each ends in."""
+
+from enum import StrEnum
+
+from mqtt5 import PublishPacket
+
+Delivery = PublishPacket
+"""One received message, as the codec read it: topic, payload, qos, retain, packet_id and properties."""
+
+
+class Outcome(StrEnum):
+    """How a delivery ended; the label of `gateway_deliveries_total`."""
+
+    APPLIED = "applied"
+    DUPLICATE = "duplicate"
+    LATE = "late"
+    EVENT = "event"
+    PRESENCE = "presence"
+    ACK = "ack"
+    REQUEST = "request"
+    ECHO = "echo"
+    REJECTED = "rejected"
+    ABANDONED = "abandoned"
