@@ -5,7 +5,7 @@ from enum import StrEnum
 from mqtt5 import PublishPacket
 
 Delivery = PublishPacket
-"""One received message, as the codec read it: topic, payload, qos, retain, packet_id and properties."""
+"""One received message as the codec read it, with its topic, payload, qos, retain and packet_id."""
 
 
 class Outcome(StrEnum):
