@@ -1,0 +1,187 @@
+"""One server as a child process: start it, wait until it serves, stop, kill or pause it."""
+
+import functools
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from gateway.errors import GatewayError
+
+# The kernel ends a child with PR_SET_PDEATHSIG when the *thread* that started it ends, so one
+# thread that lives as long as this process starts them all.
+_SPAWNER = ThreadPoolExecutor(1, thread_name_prefix="server-spawner")
+_PROBE_EVERY_S = 0.01
+_LAUNCHES = 5
+
+
+class ServerFailed(GatewayError):
+    """A server could not be started; the message says why and what to do."""
+
+
+class Server:
+    """A server on a port of its own; the same port and data each time it is started again.
+
+    Every method blocks and may be called from any thread; asyncio code uses `asyncio.to_thread`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        port: int,
+        log_file: Path,
+        is_ready: Callable[[], bool],
+        stop_signal: signal.Signals = signal.SIGTERM,
+    ) -> None:
+        self.name = name
+        self.port = port
+        self.log_file = log_file
+        # setpriv comes last: entering a user namespace would clear the death signal.
+        self._command = ["setpriv", "--pdeathsig", "KILL", *map(str, command)]
+        self._is_ready = is_ready
+        self._stop_signal = stop_signal
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def unprivileged(self) -> "Server":
+        """Run it in a user namespace when we are root; raises ServerFailed where that is denied."""
+        self._command = [*user_namespace(), *self._command]
+        return self
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server itself, also behind `unshare` and `setpriv`."""
+        if self._process is None:
+            raise RuntimeError(f"{self.name} was never started")
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it and return when it serves; raises ServerFailed with the last line of its log."""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Start it without waiting."""
+        if not self.is_running:
+            self._process = _SPAWNER.submit(self._spawn).result()
+
+    def wait_ready(self, *, within_s: float = 30.0) -> None:
+        """Return once a client is served; raises ServerFailed if that does not happen in time."""
+        give_up_at = time.monotonic() + within_s
+        launches = 1
+        while not (self.is_running and self._is_ready()):
+            if not self.is_running:
+                # What a killed predecessor left (shared memory, a backend) may go in a moment.
+                if launches == _LAUNCHES:
+                    raise ServerFailed(f"{self.name} ended on its own: {self._last_line()}")
+                launches += 1
+                time.sleep(0.1 * launches)
+                self.launch()
+            elif time.monotonic() > give_up_at:
+                raise ServerFailed(f"{self.name} does not answer: {self._last_line()}")
+            time.sleep(_PROBE_EVERY_S)
+
+    def stop(self, *, within_s: float = 15.0) -> None:
+        """End it in order: what it has goes to its disk first."""
+        if self._process is None or not self.is_running:
+            return
+        self.resume()
+        self._process.send_signal(self._stop_signal)
+        try:
+            self._process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it and its children with SIGKILL, as a crash would; returns when they are gone."""
+        if self._process is None:
+            return
+        family = [self.pid, *_descendants(self.pid)] if self.is_running else []
+        _signal_all(family, signal.SIGKILL)
+        self._process.wait()
+        while any(map(_is_alive, family)):
+            time.sleep(_PROBE_EVERY_S)
+
+    def pause(self) -> None:
+        """Freeze it with SIGSTOP: connections stay open and nothing is answered."""
+        os.kill(self.pid, signal.SIGSTOP)  # first, so that it starts no more children
+        _signal_all(_descendants(self.pid), signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+        _signal_all([*_descendants(self.pid), self.pid], signal.SIGCONT)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self.log_file.open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603 - the command is ours
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a terminal's Ctrl-C is for us; we stop them in order
+            )
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # A fleet is more connections than the usual soft limit of 1024.
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (most, most))
+        return process
+
+    def _last_line(self) -> str:
+        lines = self.log_file.read_text(errors="replace").strip().splitlines() or ["no output"]
+        return f"{lines[-1]} (more in {self.log_file})"
+
+
+@functools.cache
+def user_namespace() -> tuple[str, ...]:
+    """The command prefix that takes root's rights from a server, empty when we are not root.
+
+    Files keep their owner and mode, and it works in folders that only root may enter.
+    Raises ServerFailed where the kernel or a container denies it.
+    """
+    if os.geteuid() != 0:
+        return ()
+    prefix = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
+    tried = subprocess.run([*prefix, "true"], capture_output=True, text=True, check=False)  # noqa: S603
+    if tried.returncode != 0:
+        raise ServerFailed(
+            "Postgres does not run as root and this system denies user namespaces "
+            f"({tried.stderr.strip()}): run this as a plain user instead."
+        )
+    return prefix
+
+
+def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = [int(child) for child in listing.read_text().split()]
+        except OSError:  # the thread ended while we looked
+            continue
+        for child in children:
+            found += [child, *_descendants(child)]
+    return found
+
+
+def _signal_all(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether it still runs; a zombie that nobody reaps holds nothing any more."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] not in "ZX"

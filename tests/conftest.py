@@ -1,0 +1,173 @@
+"""Fixtures: shared servers for a session, a clean place in them for a test, servers to kill."""
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+from gateway.links.broker import BrokerAddress
+from gateway.servers import Servers
+from tests.services import (
+    MosquittoService,
+    PostgresService,
+    RedisService,
+    run_mosquitto,
+    run_postgres,
+    run_redis,
+)
+
+TEMPLATE = "scooters_template"
+_numbers = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--services",
+        choices=["auto", "local", "containers"],
+        default="auto",
+        help="servers under test: given by SCOOTER_TEST_{MQTT,REDIS,POSTGRES}_URL, else local "
+        "(auto); started here (local); run by Docker (containers)",
+    )
+
+
+@pytest.fixture(scope="session")
+def services(request: pytest.FixtureRequest) -> str:
+    return str(request.config.getoption("--services"))
+
+
+@pytest.fixture(scope="session")
+def mosquitto(services: str) -> Iterator[MosquittoService]:
+    """One broker for the session; take fresh scooter ids and client ids from `fresh_id`."""
+    with run_mosquitto(services) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def redis_server(services: str) -> Iterator[RedisService]:
+    with run_redis(services) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def postgres_server(services: str) -> Iterator[PostgresService]:
+    with run_postgres(services) as service:
+        yield service
+
+
+@pytest.fixture
+def broker(mosquitto: MosquittoService) -> BrokerAddress:
+    """The broker, for the gateway's account."""
+    return mosquitto.address()
+
+
+@pytest.fixture
+async def redis_url(redis_server: RedisService) -> str:
+    """An empty Redis, for the gateway's restricted user."""
+    async with Redis.from_url(redis_server.admin_url) as admin:
+        await admin.flushall()
+    return redis_server.url
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+async def redis_admin(redis_server: RedisService) -> AsyncIterator[Redis]:
+    """The same Redis, emptied, for the one who may do everything."""
+    async with Redis.from_url(redis_server.admin_url) as client:
+        await client.flushall()
+        yield client
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: PostgresService) -> str:
+    """The name of a migrated database that nobody connects to; a clone takes milliseconds."""
+    with ThreadPoolExecutor(1) as elsewhere:  # a session's fixture has no event loop
+        elsewhere.submit(asyncio.run, _make_template(postgres_server)).result()
+    return TEMPLATE
+
+
+@pytest.fixture
+async def postgres_url(
+    postgres_server: PostgresService, postgres_template: str
+) -> AsyncIterator[str]:
+    """A migrated database of this test's own."""
+    async with _database(postgres_server, template=postgres_template) as name:
+        yield postgres_server.database_url(name)
+
+
+@pytest.fixture
+async def empty_postgres_url(postgres_server: PostgresService) -> AsyncIterator[str]:
+    """A database of this test's own with nothing in it."""
+    async with _database(postgres_server, template="template0") as name:
+        yield postgres_server.database_url(name)
+
+
+@pytest.fixture
+def fresh_id() -> str:
+    """An id nobody used before: for a scooter, an instance, a client."""
+    return f"T{secrets.token_hex(3)}-{next(_numbers)}"
+
+
+@pytest.fixture
+def scooter_id() -> str:
+    return f"S{secrets.token_hex(3)}-{next(_numbers)}"
+
+
+@pytest.fixture
+def own_servers(tmp_path: Path) -> Iterator[Servers]:
+    """Three servers of this test's own, to kill, stop and pause; not migrated."""
+    with Servers(tmp_path / "servers", fsync=False) as servers:
+        yield servers
+
+
+@pytest.fixture
+def own_mosquitto(tmp_path: Path) -> Iterator[Servers]:
+    with Servers(tmp_path / "servers", kinds=["mosquitto"]) as servers:
+        yield servers
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[Servers]:
+    with Servers(tmp_path / "servers", kinds=["redis"]) as servers:
+        yield servers
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path) -> Iterator[Servers]:
+    with Servers(tmp_path / "servers", kinds=["postgres"], fsync=False) as servers:
+        yield servers
+
+
+async def _make_template(server: PostgresService) -> None:
+    from gateway.storage.migrate import migrate  # noqa: PLC0415 - only these tests need it
+
+    connection = await asyncpg.connect(server.url)
+    try:
+        await connection.execute(f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)")
+        await connection.execute(f"CREATE DATABASE {TEMPLATE}")
+    finally:
+        await connection.close()
+    await migrate(server.database_url(TEMPLATE))
+
+
+@asynccontextmanager
+async def _database(server: PostgresService, *, template: str) -> AsyncIterator[str]:
+    name = f"test_{secrets.token_hex(6)}"
+    connection = await asyncpg.connect(server.url)
+    try:
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        yield name
+        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await connection.close()

@@ -1,0 +1,118 @@
+"""The servers under test: given by address, started here, or run in containers; same handles."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from gateway.links.broker import BrokerAddress
+from gateway.servers import Servers
+
+
+@dataclass(frozen=True, slots=True)
+class MosquittoService:
+    """A broker with the shipped files; anonymous clients are scooters, this account the gateway."""
+
+    host: str
+    port: int
+    username: str
+    password: str = field(repr=False)
+
+    def address(self, *, keepalive_s: int = 15) -> BrokerAddress:
+        return BrokerAddress(
+            host=self.host,
+            port=self.port,
+            username=self.username,
+            password=self.password,
+            keepalive_s=keepalive_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RedisService:
+    """A Redis for the gateway's restricted user, and for the one who may empty it."""
+
+    url: str = field(repr=False)
+    admin_url: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresService:
+    """A Postgres whose user may create databases."""
+
+    url: str = field(repr=False)
+
+    def database_url(self, name: str) -> str:
+        """The address of another database of the same server."""
+        return urlsplit(self.url)._replace(path=f"/{name}").geturl()
+
+
+@contextmanager
+def run_mosquitto(way: str) -> Iterator[MosquittoService]:
+    if given := _given("MQTT", way):
+        parts = urlsplit(given)
+        yield MosquittoService(
+            parts.hostname or "127.0.0.1",
+            parts.port or 1883,
+            parts.username or "gateway",
+            parts.password or "",
+        )
+    elif way == "containers":
+        from tests.containers import mosquitto_container  # noqa: PLC0415 - needs Docker
+
+        with mosquitto_container() as service:
+            yield service
+    else:
+        with _local("mosquitto") as servers:
+            yield mosquitto_of(servers)
+
+
+@contextmanager
+def run_redis(way: str) -> Iterator[RedisService]:
+    if given := _given("REDIS", way):
+        yield RedisService(given, given)
+    elif way == "containers":
+        from tests.containers import redis_container  # noqa: PLC0415 - needs Docker
+
+        with redis_container() as service:
+            yield service
+    else:
+        with _local("redis") as servers:
+            yield RedisService(servers.redis_url, servers.redis_admin_url)
+
+
+@contextmanager
+def run_postgres(way: str) -> Iterator[PostgresService]:
+    if given := _given("POSTGRES", way):
+        yield PostgresService(given)
+    elif way == "containers":
+        from tests.containers import postgres_container  # noqa: PLC0415 - needs Docker
+
+        with postgres_container() as service:
+            yield service
+    else:
+        with _local("postgres") as servers:
+            yield PostgresService(servers.postgres_url)
+
+
+def mosquitto_of(servers: Servers) -> MosquittoService:
+    return MosquittoService(
+        servers.mqtt_host, servers.mqtt_port, servers.mqtt_username, servers.mqtt_password
+    )
+
+
+def _given(server: str, way: str) -> str | None:
+    """An address from the environment wins, unless a way is forced."""
+    return os.environ.get(f"SCOOTER_TEST_{server}_URL") if way == "auto" else None
+
+
+@contextmanager
+def _local(kind: str) -> Iterator[Servers]:
+    with (
+        tempfile.TemporaryDirectory(prefix="scooter-test-") as folder,
+        Servers(Path(folder), kinds=[kind], fsync=False) as servers,
+    ):
+        yield servers
