@@ -3,7 +3,7 @@
 CREATE TABLE scooter_state (
     scooter_id text PRIMARY KEY,
     version bigint NOT NULL,
-    received_at timestamptz NOT NULL,
+    received_at timestamptz,
     recorded_at timestamptz,
     uptime_ms bigint,
     interval_s double precision,
@@ -40,7 +40,7 @@ CREATE TABLE scooter_snapshots (
     scooter_id text NOT NULL,
     period_start timestamptz NOT NULL,
     version bigint NOT NULL,
-    received_at timestamptz NOT NULL,
+    received_at timestamptz,
     recorded_at timestamptz,
     position_at timestamptz,
     lat double precision,
@@ -134,6 +134,7 @@ COMMENT ON TABLE history_keys IS
 
 CREATE TABLE history_cursor (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    life text NOT NULL DEFAULT '',
     last_id text NOT NULL,
     moved_at timestamptz NOT NULL DEFAULT now()
 );
@@ -234,3 +235,4 @@ COMMENT ON COLUMN history_keys.key IS 'e:<event id>, s:<boot>:<seq> or h:<hash>'
 COMMENT ON COLUMN history_keys.received_on IS 'UTC day of the first copy';
 COMMENT ON COLUMN history_cursor.last_id IS 'id of the stream entry';
 COMMENT ON COLUMN history_cursor.moved_at IS 'when the cursor moved';
+COMMENT ON COLUMN history_cursor.life IS 'which life of the stream last_id belongs to: another one begins when Redis was emptied';
