@@ -37,7 +37,7 @@ class Mosquitto:
         if self.root is None:
             return []
         folders = {str(library.parent) for library in self.root.rglob("lib*.so.*")}
-        return ["env", f"LD_LIBRARY_PATH={':'.join(sorted(folders))}"]
+        return ["env", f"LD_LIBRARY_PATH={':'.join(sorted(folders))}"] if folders else []
 
     def version(self) -> str:
         """Such as `2.0.11`."""

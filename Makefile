@@ -1,0 +1,59 @@
+# Everything a newcomer runs. Needs only make and python3 (3.11 or newer) with its venv module;
+# `make demo ARGS='--for 20s --json'` passes options on, and so do the other targets.
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+ARGS ?=
+
+PYTHON := $(shell for each in python3 python3.13 python3.12 python3.11; do \
+	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { command -v $$each; break; }; done)
+
+UV_VERSION := 0.13.9
+UV := .tools/bin/uv
+# The system's Python, never a downloaded one; copies where cache and project are on two disks.
+export UV_PYTHON_DOWNLOADS := never
+export UV_NO_PROGRESS := 1
+export UV_LINK_MODE := copy
+
+BIN := .venv/bin
+
+.PHONY: help setup demo test lint format bench clean
+
+help: ## what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+demo: setup ## the whole system on this machine, with a simulated fleet
+	@$(BIN)/scooter demo $(ARGS)
+
+test: setup ## all tests, on real servers
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## style, format and types
+	@$(BIN)/ruff check $(ARGS)
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+format: setup ## mend style and format where that can be done
+	@$(BIN)/ruff check --fix $(ARGS)
+	@$(BIN)/ruff format
+
+bench: setup ## how fast it is here
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+clean: ## remove everything that the other targets made
+	rm -rf .venv .tools .bench .demo .servers .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+
+setup: .venv/.stamp
+
+# The stamp is older than what it depends on when packages changed.
+.venv/.stamp: uv.lock pyproject.toml $(UV)
+	@$(UV) sync --quiet --frozen --all-extras --python '$(PYTHON)'
+	@touch $@
+
+$(UV): Makefile
+	@[ -n '$(PYTHON)' ] || { echo 'Python 3.11 or newer is needed: apt install python3-venv' >&2; exit 1; }
+	@'$(PYTHON)' -m venv .tools || { echo 'Python has no venv module: apt install python3-venv' >&2; exit 1; }
+	@.tools/bin/pip install --quiet --disable-pip-version-check 'uv==$(UV_VERSION)'
+	@touch $@
