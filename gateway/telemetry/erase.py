@@ -8,8 +8,13 @@ from typing import Any, Final
 import asyncpg
 from redis.asyncio import Redis
 
-from gateway.telemetry.history_stream import HISTORY_LIFE, START
-from gateway.telemetry.state_store import CHANGES, CLAIMED, DIRTY, HISTORY, POSITION, SCOOTER
+from gateway.telemetry.history_stream import HISTORY, HISTORY_LIFE, START
+
+SCOOTER: Final = "scooter:"
+DIRTY: Final = "scooters:dirty"
+CLAIMED: Final = "scooters:claimed"
+POSITION: Final = "scooters:position"
+CHANGES: Final = "scooters:changes"
 
 _PAGE: Final = 1000
 _POLL_S: Final = 0.1
