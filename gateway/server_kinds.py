@@ -12,7 +12,7 @@ from urllib.parse import quote
 from broker.accounts import write_password_file, write_private
 from broker.config import SHIPPED_ACL, Tls, fill_config, tls_listener
 from gateway.mosquitto_package import Mosquitto
-from gateway.server_process import Server, ServerFailed, user_namespace
+from gateway.server_process import Server, ServerFailed, is_alive, user_namespace
 
 REDIS_USER = "gateway"
 POSTGRES_USER = "scooter"
@@ -90,6 +90,7 @@ def redis_config(folder: Path, secret: str, admin_secret: str, port: int) -> str
 def prepare_postgres(folder: Path, secret_file: Path) -> None:
     """Make the data folder if there is none; whole or not at all."""
     if folder.exists():
+        _forget_dead_postmaster(folder)
         return
     new = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
@@ -106,6 +107,20 @@ def prepare_postgres(folder: Path, secret_file: Path) -> None:
         reason = (done.stderr.strip() or "no output").splitlines()[-1]
         raise ServerFailed(f"Postgres cannot make its data folder {folder}: {reason}")
     new.rename(folder)
+
+
+def _forget_dead_postmaster(folder: Path) -> None:
+    """Postgres takes a zombie, or whoever has the old number now, for its living predecessor."""
+    note = folder / "postmaster.pid"
+    if not note.exists():
+        return
+    pid = int(note.read_text().split("\n", 1)[0])
+    try:
+        is_postmaster = is_alive(pid) and Path(f"/proc/{pid}/cwd").readlink() == folder
+    except OSError:  # it ended while we looked, or is somebody else's
+        is_postmaster = False
+    if not is_postmaster:
+        note.unlink()
 
 
 def postgres_server(folder: Path, *, secret: str, port: int, fsync: bool) -> Server:

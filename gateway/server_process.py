@@ -108,7 +108,7 @@ class Server:
         family = [self.pid, *_descendants(self.pid)] if self.is_running else []
         _signal_all(family, signal.SIGKILL)
         self._process.wait()
-        while any(map(_is_alive, family)):
+        while any(map(is_alive, family)):
             time.sleep(_PROBE_EVERY_S)
 
     def pause(self) -> None:
@@ -178,7 +178,7 @@ def _signal_all(pids: Sequence[int], number: signal.Signals) -> None:
             continue
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     """Whether it still runs; a zombie that nobody reaps holds nothing any more."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()

@@ -53,7 +53,7 @@ class Servers:
         tls: Tls | None = None,
         mosquitto: Mosquitto | None = None,
     ) -> None:
-        self.folder = folder.absolute()
+        self.folder = folder.resolve()
         self._kinds = kinds
         self._fsync = fsync
         self._tls = tls

@@ -13,6 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.links.broker import BrokerAddress
+from gateway.mosquitto_package import Mosquitto, fetch_mosquitto
 from gateway.servers import Servers
 from tests.services import (
     MosquittoService,
@@ -35,6 +36,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="servers under test: given by SCOOTER_TEST_{MQTT,REDIS,POSTGRES}_URL, else local "
         "(auto); started here (local); run by Docker (containers)",
     )
+    parser.addoption(
+        "--mosquitto",
+        metavar="SUITE",
+        help="fetch and use the Mosquitto of a Debian suite, such as bookworm-backports, instead "
+        "of the installed one",
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for kind in ("integration", "e2e"):
+            if kind in item.path.parts:
+                item.add_marker(kind)
 
 
 @pytest.fixture(scope="session")
@@ -43,9 +57,16 @@ def services(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def mosquitto(services: str) -> Iterator[MosquittoService]:
-    """One broker for the session; take fresh scooter ids and client ids from `fresh_id`."""
-    with run_mosquitto(services) as service:
+def mosquitto_program(request: pytest.FixtureRequest) -> Mosquitto | None:
+    """Another Mosquitto than the one that is found anyway."""
+    suite = request.config.getoption("--mosquitto")
+    return fetch_mosquitto(suite) if suite else None
+
+
+@pytest.fixture(scope="session")
+def mosquitto(services: str, mosquitto_program: Mosquitto | None) -> Iterator[MosquittoService]:
+    """One broker for the session; take fresh ids from `scooter_id` and `fresh_id`."""
+    with run_mosquitto(services, mosquitto_program) as service:
         yield service
 
 
@@ -125,15 +146,16 @@ def scooter_id() -> str:
 
 
 @pytest.fixture
-def own_servers(tmp_path: Path) -> Iterator[Servers]:
+def own_servers(tmp_path: Path, mosquitto_program: Mosquitto | None) -> Iterator[Servers]:
     """Three servers of this test's own, to kill, stop and pause; not migrated."""
-    with Servers(tmp_path / "servers", fsync=False) as servers:
+    with Servers(tmp_path / "servers", fsync=False, mosquitto=mosquitto_program) as servers:
         yield servers
 
 
 @pytest.fixture
-def own_mosquitto(tmp_path: Path) -> Iterator[Servers]:
-    with Servers(tmp_path / "servers", kinds=["mosquitto"]) as servers:
+def own_mosquitto(tmp_path: Path, mosquitto_program: Mosquitto | None) -> Iterator[Servers]:
+    folder = tmp_path / "servers"
+    with Servers(folder, kinds=["mosquitto"], mosquitto=mosquitto_program) as servers:
         yield servers
 
 

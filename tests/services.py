@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.links.broker import BrokerAddress
+from gateway.mosquitto_package import Mosquitto
 from gateway.servers import Servers
 
 
@@ -51,7 +52,7 @@ class PostgresService:
 
 
 @contextmanager
-def run_mosquitto(way: str) -> Iterator[MosquittoService]:
+def run_mosquitto(way: str, program: Mosquitto | None = None) -> Iterator[MosquittoService]:
     if given := _given("MQTT", way):
         parts = urlsplit(given)
         yield MosquittoService(
@@ -66,7 +67,7 @@ def run_mosquitto(way: str) -> Iterator[MosquittoService]:
         with mosquitto_container() as service:
             yield service
     else:
-        with _local("mosquitto") as servers:
+        with _local("mosquitto", program) as servers:
             yield mosquitto_of(servers)
 
 
@@ -110,9 +111,9 @@ def _given(server: str, way: str) -> str | None:
 
 
 @contextmanager
-def _local(kind: str) -> Iterator[Servers]:
+def _local(kind: str, program: Mosquitto | None = None) -> Iterator[Servers]:
     with (
         tempfile.TemporaryDirectory(prefix="scooter-test-") as folder,
-        Servers(Path(folder), kinds=[kind], fsync=False) as servers,
+        Servers(Path(folder), kinds=[kind], fsync=False, mosquitto=program) as servers,
     ):
         yield servers
