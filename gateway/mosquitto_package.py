@@ -23,7 +23,7 @@ class Mosquitto:
     root: Path | None = None
 
     def command(self, program: str = "mosquitto") -> list[str]:
-        """How to run `mosquitto`, `mosquitto_pub` or `mosquitto_sub`; raises ServerFailed."""
+        """How to run a program of this Mosquitto; raises ServerFailed when it is not there."""
         if self.root is None:
             found = shutil.which(program, path=_search_path())
         else:
@@ -40,7 +40,7 @@ class Mosquitto:
         return ["env", f"LD_LIBRARY_PATH={':'.join(sorted(folders))}"] if folders else []
 
     def version(self) -> str:
-        """Such as `2.0.11`."""
+        """Such as `2.0.11`; empty when it cannot run here."""
         told = subprocess.run(  # noqa: S603 - our own command
             [*self.command(), "-h"], capture_output=True, text=True, check=False
         )
@@ -52,6 +52,12 @@ def find_mosquitto() -> Mosquitto:
     if shutil.which("mosquitto", path=_search_path()):
         return Mosquitto()
     return fetch_mosquitto()
+
+
+def client_command(program: str) -> list[str]:
+    """How to run `mosquitto_pub` or `mosquitto_sub` here, fetched if need be; ServerFailed."""
+    installed = shutil.which(program, path=_search_path())
+    return [installed] if installed else fetch_mosquitto().command(program)
 
 
 def fetch_mosquitto(
@@ -67,7 +73,9 @@ def fetch_mosquitto(
     cache = cache_folder()
     root = cache / f"mosquitto-{suite or release}-{platform.machine()}"
     if root.is_dir():
-        return Mosquitto(root)
+        if Mosquitto(root).version():
+            return Mosquitto(root)
+        shutil.rmtree(root)  # a library that the system had is gone: fetch it too
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise ServerFailed("There is no Mosquitto here and no apt to fetch it: install Mosquitto.")
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -153,7 +153,8 @@ def user_namespace() -> tuple[str, ...]:
     if tried.returncode != 0:
         raise ServerFailed(
             "Postgres does not run as root and this system denies user namespaces "
-            f"({tried.stderr.strip()}): run this as a plain user instead."
+            f"({tried.stderr.strip()}): run this as a plain user, or give a container "
+            "--security-opt seccomp=unconfined."
         )
     return prefix
 

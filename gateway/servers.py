@@ -101,7 +101,7 @@ class Servers:
 
     @property
     def program(self) -> Mosquitto:
-        """The Mosquitto that runs; its `command("mosquitto_pub")` talks to it."""
+        """The Mosquitto that runs."""
         if self._program is None:
             self._program = find_mosquitto()
         return self._program

@@ -24,7 +24,6 @@ from tests.services import (
     run_redis,
 )
 
-TEMPLATE = "scooters_template"
 _numbers = itertools.count(1)
 
 
@@ -111,11 +110,14 @@ async def redis_admin(redis_server: RedisService) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres_server: PostgresService) -> str:
+def postgres_template(postgres_server: PostgresService) -> Iterator[str]:
     """The name of a migrated database that nobody connects to; a clone takes milliseconds."""
+    name = f"template_{secrets.token_hex(6)}"
     with ThreadPoolExecutor(1) as elsewhere:  # a session's fixture has no event loop
-        elsewhere.submit(asyncio.run, _make_template(postgres_server)).result()
-    return TEMPLATE
+        elsewhere.submit(asyncio.run, _make_template(postgres_server, name)).result()
+        yield name
+        dropped = f"DROP DATABASE {name} WITH (FORCE)"
+        elsewhere.submit(asyncio.run, _execute(postgres_server, dropped)).result()
 
 
 @pytest.fixture
@@ -171,25 +173,26 @@ def own_postgres(tmp_path: Path) -> Iterator[Servers]:
         yield servers
 
 
-async def _make_template(server: PostgresService) -> None:
+async def _make_template(server: PostgresService, name: str) -> None:
     from gateway.storage.migrate import migrate  # noqa: PLC0415 - only these tests need it
 
+    await _execute(server, f"CREATE DATABASE {name}")
+    await migrate(server.database_url(name))
+
+
+async def _execute(server: PostgresService, statement: str) -> None:
     connection = await asyncpg.connect(server.url)
     try:
-        await connection.execute(f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)")
-        await connection.execute(f"CREATE DATABASE {TEMPLATE}")
+        await connection.execute(statement)
     finally:
         await connection.close()
-    await migrate(server.database_url(TEMPLATE))
 
 
 @asynccontextmanager
 async def _database(server: PostgresService, *, template: str) -> AsyncIterator[str]:
     name = f"test_{secrets.token_hex(6)}"
-    connection = await asyncpg.connect(server.url)
+    await _execute(server, f"CREATE DATABASE {name} TEMPLATE {template}")
     try:
-        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         yield name
-        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:
-        await connection.close()
+        await _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
