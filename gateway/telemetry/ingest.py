@@ -1,0 +1,101 @@
+"""Journey 1 in one function: deliveries become states and history, then they are settled."""
+
+import asyncio
+from collections.abc import AsyncIterable, Sequence
+from time import perf_counter
+from typing import Final, Protocol
+
+import structlog
+
+from gateway.errors import ServerAway, StateLost
+from gateway.links.delivery import Delivery, Outcome
+from gateway.metrics import Metrics
+from gateway.outage import Outage
+from gateway.telemetry.entries import Entry, entry_of, reject
+from gateway.telemetry.state_store import FOREIGN, FULL, Advanced
+
+log = structlog.get_logger()
+
+_OUTCOMES: Final = {str(outcome): outcome for outcome in Outcome} | {FULL: None, FOREIGN: None}
+
+
+class Batch(Protocol):
+    """Deliveries of one connection, and the way to say that we are done with them."""
+
+    deliveries: list[Delivery]
+    received_ms: int
+
+    @property
+    def is_abandoned(self) -> bool: ...
+
+    def settle(self, outcomes: Sequence[Outcome | None]) -> None: ...
+
+
+class States(Protocol):
+    """Where a batch is kept, all of it in one round trip."""
+
+    async def advance(self, entries: Sequence[Entry], *, received_ms: int) -> Advanced: ...
+
+
+class Refill(Protocol):
+    """Brings the states back into an emptied Redis; raises ServerAway while it cannot."""
+
+    async def __call__(self) -> None: ...
+
+
+async def ingest(
+    batches: AsyncIterable[Batch],
+    *,
+    states: States,
+    refill: Refill,
+    metrics: Metrics,
+    session: str,
+) -> None:
+    """Decode, keep, settle: a batch at a time, and nothing is settled before it is kept."""
+    outage = Outage(f"keeping {session}")
+    async for batch in batches:
+        entries = [entry_of(delivery, batch.received_ms) for delivery in batch.deliveries]
+        while entries and not batch.is_abandoned:
+            try:
+                started = perf_counter()
+                advanced = await states.advance(entries, received_ms=batch.received_ms)
+                metrics.advance_seconds.observe(perf_counter() - started)
+            except StateLost:
+                wait_s = await _refilled(refill, outage)
+            except ServerAway as error:
+                wait_s = outage.away(error)
+            else:
+                metrics.history_dropped.inc(advanced.dropped)
+                entries = settle_kept(batch, entries, advanced.outcomes)
+                wait_s = _condition(outage, entries)
+            if wait_s:
+                await asyncio.sleep(wait_s)
+
+
+def settle_kept(batch: Batch, entries: list[Entry], outcomes: list[str]) -> list[Entry]:
+    """Settle what was kept; returns the entries that must be brought again."""
+    left = []
+    for delivery, entry, outcome in zip(batch.deliveries, entries, outcomes, strict=True):
+        if outcome == FULL:
+            left.append(entry)
+        elif outcome == FOREIGN:
+            left.append(reject(delivery, f"scooter:{entry['id']} in Redis is not a state"))
+    if not batch.is_abandoned:
+        batch.settle([_OUTCOMES[outcome] for outcome in outcomes])
+    return left
+
+
+async def _refilled(refill: Refill, outage: Outage) -> float:
+    try:
+        await refill()
+    except ServerAway as error:
+        return outage.away(error)
+    return 0.0
+
+
+def _condition(outage: Outage, left: list[Entry]) -> float:
+    """Seconds to wait before what is left can be brought again: only a full history waits."""
+    if any(entry["k"] != "reject" for entry in left):
+        return outage.away("the history is full until Postgres has taken it")
+    outage.back()
+    return 0.0

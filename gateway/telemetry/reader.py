@@ -1,0 +1,102 @@
+"""Read-through: Redis first, then Postgres, and refill; also the refill of an emptied Redis."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Literal, NamedTuple
+
+import asyncpg
+import orjson
+import structlog
+from redis.asyncio import Redis
+
+from gateway.errors import ServerAway
+from gateway.storage.postgres import AWAY
+from gateway.telemetry.scripts import script
+from gateway.telemetry.state_store import INTERNAL, LOADED, State, StateStore, redis_translated
+
+log = structlog.get_logger()
+
+CHUNK: Final = 500
+_ONE: Final = "SELECT scooter_id, fields::text AS fields FROM scooter_state WHERE scooter_id = $1"
+_ALL: Final = "SELECT scooter_id, fields::text AS fields FROM scooter_state"
+
+
+class Found(NamedTuple):
+    """A state and the server that had it."""
+
+    state: State
+    source: Literal["redis", "postgres"]
+
+
+@contextmanager
+def postgres_translated() -> Iterator[None]:
+    """Turn the driver's outages into ServerAway."""
+    try:
+        yield
+    except AWAY as error:
+        raise ServerAway("postgres", str(error) or type(error).__name__) from error
+
+
+class Refiller:
+    """Puts states from Postgres back into Redis, where that has none or an older one."""
+
+    def __init__(self, redis: Redis, pool: asyncpg.Pool, *, stale_after_s: float) -> None:
+        self._redis = redis
+        self._pool = pool
+        self._stale_after_ms = int(stale_after_s * 1000)
+        self._refill = redis.register_script(script("refill"))
+        self._one_at_a_time = asyncio.Lock()
+
+    async def fleet(self) -> int:
+        """Refill every state unless the marker says that they are there, then set the marker.
+
+        Until then nothing is settled. Returns how many were put back; raises ServerAway while
+        Redis or Postgres is away.
+        """
+        async with self._one_at_a_time:
+            with redis_translated():
+                if await self._redis.exists(LOADED):
+                    return 0
+            refilled = 0
+            with postgres_translated():
+                async with self._pool.acquire() as connection, connection.transaction():
+                    rows = await connection.cursor(_ALL)
+                    while chunk := await rows.fetch(CHUNK):
+                        refilled += await self._put_back(chunk)
+            with redis_translated():
+                await self._redis.set(LOADED, time.time_ns() // 1_000_000)
+            log.info("states refilled from postgres", scooters=refilled)
+            return refilled
+
+    async def scooter(self, scooter_id: str) -> State | None:
+        """Refill one state and return it as Postgres has it; None if Postgres has none."""
+        with postgres_translated():
+            row = await self._pool.fetchrow(_ONE, scooter_id)
+        if row is None:
+            return None
+        await self._put_back([row])
+        state: State = orjson.loads(row["fields"])
+        return {name: text for name, text in state.items() if name not in INTERNAL}
+
+    async def _put_back(self, rows: list[asyncpg.Record]) -> int:
+        states = [f'{{"id":"{row["scooter_id"]}","fields":{row["fields"]}}}' for row in rows]
+        batch = f"[{','.join(states)}]"
+        with redis_translated():
+            return int(await self._refill(args=[batch, self._stale_after_ms]))
+
+
+async def read_through(scooter_id: str, *, states: StateStore, refiller: Refiller) -> Found | None:
+    """One scooter's state from Redis, else from Postgres (and put back); None if unknown.
+
+    Raises ServerAway when neither can say: an outage never reads as "unknown".
+    """
+    try:
+        state = await states.read(scooter_id)
+    except ServerAway:
+        state = None
+    if state is not None:
+        return Found(state, "redis")
+    state = await refiller.scooter(scooter_id)
+    return Found(state, "postgres") if state else None

@@ -1,0 +1,153 @@
+-- Folding a report into a scooter, group by group, each only forward.
+--
+-- A report is {o = {boot, seq, ts}, g = {group = texts}, u = {boot, up}}; a text is false where
+-- the report leaves the field unknown. NAMES has the fields of each group in the same order.
+
+local function set_aside(scooter, group, order, texts, measured_at)
+  if index_of(boots_of(scooter), order[1]) == 0 then return -1 end
+  local aside, boot = aside_of(scooter), integer(order[1])
+  aside[boot] = aside[boot] or {}
+  local kept = aside[boot][group]
+  if kept and kept.order[2] >= order[2] then return kept.order[2] == order[2] and 0 or -1 end
+  local brief = { order[1], order[2], order[3] }
+  aside[boot][group] = { order = brief, texts = texts, at = measured_at }
+  keep_aside(scooter)
+  return -1
+end
+
+local function set_aside_stored(scooter, group, order)
+  local texts = {}
+  for index, name in ipairs(NAMES[group]) do texts[index] = field(scooter, name) end
+  set_aside(scooter, group, order, texts, TIMES[group] and field(scooter, TIMES[group]))
+end
+
+local function write_group(scooter, group, order_start, texts, measured_at)
+  local fields, known, last = scooter.fields, '', KNOWN_LAST[group]
+  local names, old = NAMES[group], scooter.stored[ORDERS[group]]
+  for index = 1, #names do
+    local text = texts[index]
+    if text then
+      fields[names[index]] = text
+      known = known .. '1'
+    else
+      known = known .. '0'
+    end
+  end
+  -- Clearing what is not there would cost as much as writing it.
+  if last and old and string.sub(old, last) ~= known then
+    for index, name in ipairs(names) do
+      if not texts[index] then fields[name] = false end
+    end
+  end
+  if TIMES[group] then fields[TIMES[group]] = measured_at end
+  scooter.stored[ORDERS[group]] = order_start .. known
+  fields[ORDER_FIELDS[group]] = order_start .. known
+  scooter.orders[group], scooter.changed = nil, true
+  if group == 'position' then scooter.moved = true end
+  if group == 'interval' then scooter.paced = true end
+end
+
+forget_aside = function(scooter, number)
+  aside_of(scooter)[integer(number)] = nil
+  keep_aside(scooter)
+end
+
+-- A boot became the current one: what was set aside from it is newer than what is shown.
+promote = function(scooter, number)
+  local aside, boot = aside_of(scooter), integer(number)
+  local groups = aside[boot]
+  if not groups then return end
+  aside[boot] = nil
+  for group, kept in pairs(groups) do
+    local old = order_in(scooter, group)
+    if old and old[2] >= 0 then set_aside_stored(scooter, group, old) end
+    write_group(scooter, group, order_text(kept.order), kept.texts, kept.at)
+  end
+  keep_aside(scooter)
+end
+
+-- 1 when the group is newer than the stored one and replaced it, 0 the same report, -1 older.
+local function fold_group(scooter, group, report, arrival, measured_at)
+  local order, texts, old = report.o, report.g[group] or {}, order_in(scooter, group)
+  local verdict = compare(scooter, order, old, arrival)
+  local other_boot = old and old[1] ~= order[1] and old[2] >= 0 and order[2] >= 0
+  if verdict == 1 then
+    if other_boot then set_aside_stored(scooter, group, old) end
+    write_group(scooter, group, report.t, texts, measured_at)
+  elseif verdict == -1 and other_boot then
+    return set_aside(scooter, group, order, texts, measured_at)
+  end
+  return verdict
+end
+
+-- The scooter's own clock for deadlines: within a boot the largest `up`, and when we heard it.
+local function fold_uptime(scooter, boot, up, at, newer)
+  local known = tonumber(scooter.stored[5] or nil)
+  if boot >= 0 and known then
+    if boot == known then
+      newer = up > (tonumber(scooter.stored[4] or nil) or -1)
+    else
+      newer = later_boot(scooter, boot, known)
+    end
+  end
+  if not newer then return end
+  put(scooter, 'uptime_ms', integer(up))
+  put(scooter, 'uptime_at', integer(at))
+  scooter.stored[4] = up
+  if boot ~= known then
+    put(scooter, 'uptime_boot', boot >= 0 and integer(boot))
+    scooter.stored[5] = boot >= 0 and boot or nil
+  end
+end
+
+-- Nearly every report comes from the current boot and is its newest: then it is the newest in
+-- each of its groups, and no order but the report's own needs to be read.
+local function is_newest(scooter, order)
+  if scooter.boot ~= order[1] or order[2] < 0 then return false end
+  local newest = order_in(scooter, 'report')
+  return newest and newest[1] == order[1] and newest[2] < order[2]
+end
+
+local function fold_newest(scooter, report, at_text)
+  local order = report.o
+  local recorded_at = order[3] > 0 and integer(order[3])
+  local same_boot = integer(order[1]) .. ':'
+  for group, texts in pairs(report.g) do
+    local old = scooter.stored[ORDERS[group]]
+    if old and string.sub(old, 1, #same_boot) ~= same_boot then
+      set_aside_stored(scooter, group, order_in(scooter, group))
+    end
+    write_group(scooter, group, report.t, texts, recorded_at or at_text)
+  end
+  write_group(scooter, 'report', report.t, report.g, recorded_at)
+end
+
+-- Fold one report. Returns 1 newer in some group, 0 known already or -1 late; and whether some
+-- group of it was late. Only a live report may be judged by its arrival.
+local function fold(scooter, report, at, live)
+  local order = report.o
+  if live and is_newest(scooter, order) then
+    fold_newest(scooter, report, integer(at))
+    if report.u then fold_uptime(scooter, report.u[1], report.u[2], at, true) end
+    return 1, false
+  end
+  if not live and order[2] < 0 and order[3] == 0 then return -1, true end
+  if order[2] >= 0 and scooter.boot ~= order[1] then place(scooter, order) end
+  local arrival = live and 1 or -1
+  local recorded_at = order[3] > 0 and integer(order[3])
+  local measured_at = recorded_at or (live and integer(at))
+  local best, late = nil, false
+  for group in pairs(report.g) do
+    if group == 'interval' then
+      if live then fold_group(scooter, group, report, arrival) end
+    else
+      local verdict = fold_group(scooter, group, report, arrival, measured_at)
+      if best == nil or verdict > best then best = verdict end
+      late = late or verdict == -1
+    end
+  end
+  local verdict = fold_group(scooter, 'report', report, arrival, recorded_at)
+  if live and report.u then fold_uptime(scooter, report.u[1], report.u[2], at, verdict == 1) end
+  if best == nil then return verdict, verdict == -1 end
+  return best, late
+end

@@ -1,0 +1,199 @@
+"""Write-behind: what changed in Redis goes to Postgres, at most one row a scooter and period."""
+
+import asyncio
+import io
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncpg
+import structlog
+from redis.asyncio import Redis
+
+from gateway.errors import ServerAway
+from gateway.metrics import Metrics
+from gateway.outage import Outage
+from gateway.storage.postgres import AWAY, is_bad_row
+from gateway.telemetry.columns import MS_COLUMNS, SNAPSHOT, STATE, copy_line
+from gateway.telemetry.scripts import script
+from gateway.telemetry.state_store import CLAIMED, DIRTY, State, redis_translated
+
+log = structlog.get_logger()
+
+_AWAY: Final[tuple[type[BaseException], ...]] = (ServerAway, *AWAY)
+
+CHUNK: Final = 1000
+CLAIM_MS: Final = 30_000
+"""How long a chunk is one writer's; another may take it after, and writes the same rows."""
+
+_TYPES: Final = {
+    **dict.fromkeys(MS_COLUMNS, "bigint"),
+    **dict.fromkeys(("uptime_ms", "boot"), "bigint"),
+    **dict.fromkeys(("charging", "tipped_over"), "boolean"),
+    **dict.fromkeys(("battery_id", "lock", "firmware", "presence"), "text"),
+}
+_STAGE: Final = "CREATE TEMP TABLE IF NOT EXISTS snapshot_stage ({}) ON COMMIT DELETE ROWS".format(
+    ", ".join(
+        [
+            "scooter_id text",
+            "version bigint",
+            *(f"{name} {_TYPES.get(name, 'double precision')}" for name in STATE),
+            "fields jsonb",
+        ]
+    )
+)
+
+
+def _select(names: tuple[str, ...]) -> str:
+    return ", ".join(
+        f"to_timestamp({name} / 1000.0)" if name in MS_COLUMNS else name for name in names
+    )
+
+
+def _changed(names: tuple[str, ...]) -> str:
+    return ", ".join(f"{name} = EXCLUDED.{name}" for name in ("version", *names, "stored_at"))
+
+
+# A version is our clock in µs, so that the same state always falls into the same period.
+_SNAPSHOTS: Final = f"""
+    INSERT INTO scooter_snapshots AS s (scooter_id, period_start, version, {", ".join(SNAPSHOT)})
+    SELECT scooter_id,
+        to_timestamp(floor(version / 1000000.0 / $1::float8) * $1::float8),
+        version, {_select(SNAPSHOT)}
+    FROM snapshot_stage
+    ON CONFLICT (scooter_id, period_start) DO UPDATE SET {_changed(SNAPSHOT)}
+        WHERE EXCLUDED.version > s.version
+"""  # noqa: S608 - our own column names
+_STATES: Final = f"""
+    INSERT INTO scooter_state AS s (scooter_id, version, {", ".join(STATE)}, fields)
+    SELECT scooter_id, version, {_select(STATE)}, fields FROM snapshot_stage
+    ON CONFLICT (scooter_id) DO UPDATE SET {_changed((*STATE, "fields"))}
+        WHERE EXCLUDED.version > s.version
+"""  # noqa: S608 - as above
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A dirty scooter as it stood when this writer took it; `state` is empty if it is gone."""
+
+    scooter_id: str
+    state: State
+
+
+class DirtySet:
+    """The scooters that are newer than their snapshot. Raises ServerAway while Redis is away."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._claim = redis.register_script(script("claim"))
+        self._clear = redis.register_script(script("clear"))
+
+    async def now_ms(self) -> int:
+        """Redis' clock, by which marks are made."""
+        with redis_translated():
+            seconds, micros = await self._redis.time()
+        return seconds * 1000 + micros // 1000
+
+    async def claim(self, *, marked_before_ms: int, at_most: int = CHUNK) -> list[Claimed]:
+        """Take up to `at_most` scooters that no other writer holds, with their states."""
+        with redis_translated():
+            flat: list[Any] = await self._claim(args=[marked_before_ms, at_most, CLAIM_MS])
+        return [Claimed(flat[n].decode(), _state(flat[n + 1])) for n in range(0, len(flat), 2)]
+
+    async def clear(self, written: list[Claimed]) -> None:
+        """Clear the marks of committed scooters; what moved on since stays dirty from now."""
+        pairs = [text for one in written for text in (one.scooter_id, one.state.get("version", ""))]
+        with redis_translated():
+            await self._clear(args=pairs)
+
+    async def release(self, claimed: list[Claimed]) -> None:
+        """Give scooters back whose writing failed, for the next round or another writer."""
+        with redis_translated():
+            await self._redis.zrem(CLAIMED, *[one.scooter_id for one in claimed])
+
+    async def age(self, now_ms: int) -> tuple[int, float]:
+        """How many are dirty, and the age of the oldest mark in seconds."""
+        with redis_translated():
+            count = await self._redis.zcard(DIRTY)
+            oldest: Any = await self._redis.zrange(DIRTY, 0, 0, withscores=True)
+        return count, max(0.0, (now_ms - oldest[0][1]) / 1000) if oldest else 0.0
+
+
+def _state(flat: list[bytes]) -> State:
+    return {flat[n].decode(): flat[n + 1].decode() for n in range(0, len(flat), 2)}
+
+
+async def write_chunk(pool: asyncpg.Pool, claimed: list[Claimed], *, period_s: float) -> int:
+    """Write snapshots and states of a chunk in one transaction; returns the snapshot rows.
+
+    Writing the same again changes nothing, and an older version changes nothing.
+    """
+    lines = "".join(copy_line(one.scooter_id, one.state) for one in claimed if one.state)
+    if not lines:
+        return 0
+    async with pool.acquire() as connection:
+        await connection.execute(_STAGE)
+        async with connection.transaction():
+            await connection.copy_to_table(
+                "snapshot_stage", source=io.BytesIO(lines.encode()), schema_name="pg_temp"
+            )
+            tag = await connection.execute(_SNAPSHOTS, period_s)
+            await connection.execute(_STATES)
+    return int(tag.split()[-1])
+
+
+async def write_round(
+    dirty: DirtySet, pool: asyncpg.Pool, *, period_s: float, metrics: Metrics
+) -> int:
+    """Write everything that was dirty when the round began; returns the snapshot rows."""
+    began_ms = await dirty.now_ms()
+    rows = 0
+    while claimed := await dirty.claim(marked_before_ms=began_ms):
+        try:
+            with metrics.snapshot_seconds.time():
+                rows += await _write_good(pool, claimed, period_s=period_s)
+        except AWAY:
+            await dirty.release(claimed)
+            raise
+        await dirty.clear(claimed)
+    metrics.snapshot_rows.inc(rows)
+    return rows
+
+
+async def _write_good(pool: asyncpg.Pool, claimed: list[Claimed], *, period_s: float) -> int:
+    """Write a chunk; halve it around a state that Postgres cannot take, and tell which it is.
+
+    Only someone else's hand in Redis makes such a state: what we fold was validated.
+    """
+    try:
+        return await write_chunk(pool, claimed, period_s=period_s)
+    except asyncpg.PostgresError as error:
+        if not is_bad_row(error):
+            raise
+        if len(claimed) == 1:
+            scooter_id, reason = claimed[0].scooter_id, str(error)
+            log.error("state cannot be stored", scooter_id=scooter_id, reason=reason)  # noqa: TRY400 - told once, in full
+            return 0
+    half = len(claimed) // 2
+    rows = await _write_good(pool, claimed[:half], period_s=period_s)
+    return rows + await _write_good(pool, claimed[half:], period_s=period_s)
+
+
+async def write_snapshots(
+    redis: Redis, pool: asyncpg.Pool, *, period_s: float, metrics: Metrics
+) -> None:
+    """A round every `period_s`, for ever; a server that is away costs resolution, nothing else."""
+    outage = Outage("writing snapshots")
+    dirty = DirtySet(redis)
+    due = time.monotonic() + period_s
+    while True:
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        due = max(due + period_s, time.monotonic())
+        try:
+            await write_round(dirty, pool, period_s=period_s, metrics=metrics)
+            count, oldest_s = await dirty.age(await dirty.now_ms())
+            metrics.dirty.set(count)
+            metrics.oldest_dirty_s.set(oldest_s)
+            outage.back()
+        except _AWAY as error:
+            due = time.monotonic() + min(period_s, outage.away(error))
