@@ -1,0 +1,155 @@
+"""One MQTT 5 connection: reads into an intake, stops reading when that is full, and settles."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
+
+import mqtt5
+
+from gateway.errors import ServerAway
+from gateway.links.batch import Batch
+from gateway.links.delivery import Delivery, Outcome
+from gateway.links.holding import Holding
+from gateway.links.intake import Intake, pubacks
+from gateway.links.packet_stream import MalformedPacket
+
+Answer = TypeVar("Answer", mqtt5.ConnAckPacket, mqtt5.SubAckPacket)
+
+
+class Connection(asyncio.BufferedProtocol):
+    """Made for one TCP or TLS connection and dies with it.
+
+    Reading stops while `held_max` deliveries (or too many bytes) are unsettled and goes on
+    below three quarters of that: the broker does not always keep to the Receive Maximum
+    (2.0.11 leaks its quota), and QoS 0 has none.
+    """
+
+    def __init__(self, holding: Holding, *, held_max: int, arrived: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._intake = Intake(self, holding, held_max=held_max)
+        self._arrived = arrived
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[mqtt5.Packet] | None = None
+        self._reason: str | None = None
+        self.lost: asyncio.Future[str] = self._loop.create_future()
+        self.is_paused = False
+        self.read_at = self._loop.time()
+        """When anything was read last, in the loop's time."""
+        self._started_at = self.read_at
+        self.take = self._intake.take
+        self.oldest_read_at = self._intake.oldest_read_at
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self.read_at = self._started_at = self._loop.time()
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the loop names it
+        return self._intake.stream.room()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._intake.stream.filled(nbytes)
+        self._read()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.leave(str(exc) if exc else "the broker closed the connection")
+        if not self.lost.done():
+            self.lost.set_result(str(self._reason))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing can be settled here any more."""
+        return self._reason is not None
+
+    @property
+    def delivered_at(self) -> float:
+        """When a delivery, be it an echo, was read last; at first when reading began."""
+        return max(self._started_at, self._intake.delivered_at)
+
+    async def ask(self, packet: bytes, answer: type[Answer]) -> Answer:
+        """Write `packet` and await the answer to it; raises ServerAway when there is none."""
+        self._answer = self._loop.create_future()
+        if self._reason is not None:
+            raise ServerAway("broker", self._reason)
+        self.write(packet)
+        found = await self._answer
+        if not isinstance(found, answer):
+            raise ServerAway("broker", f"{type(found).__name__} came, not {answer.__name__}")
+        return found
+
+    def write(self, packet: bytes) -> None:
+        """Send now, or never when the connection is over."""
+        if self._transport is not None and self._reason is None:
+            self._transport.write(packet)
+
+    def settle(self, batch: Batch, outcomes: Sequence[Outcome | None]) -> None:
+        """See `Batch.settle`."""
+        if self._reason is not None:
+            return
+        if packets := self._intake.settle(batch, outcomes):
+            self.write(packets)
+        if self.is_paused and not self._intake.is_full(0.75):
+            self.is_paused = False
+            self._started_at = self._loop.time()
+            self._read()
+            if not self.is_paused and self._transport is not None and self._reason is None:
+                self._transport.resume_reading()
+
+    def leave(self, reason: str, *, goodbye: bool = False) -> None:
+        """End the connection; what is unsettled is abandoned. Later calls do nothing.
+
+        With `goodbye` the broker is told first, by a DISCONNECT that keeps the session.
+        """
+        if self._reason is not None:
+            return
+        if goodbye:
+            self.write(mqtt5.DisconnectPacket().write())
+        self._reason = reason
+        self._intake.abandon()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(ServerAway("broker", reason))
+        if self._transport is not None:
+            (self._transport.close if goodbye else self._transport.abort)()
+
+    async def finish(self, within_s: float = 1.0) -> None:
+        """Wait until what was written is out and the transport is gone."""
+        if self._transport is None:
+            return
+        try:
+            await asyncio.wait({self.lost}, timeout=within_s)
+        finally:
+            self._transport.abort()
+
+    def _read(self) -> None:
+        self.read_at = self._loop.time()
+        try:
+            for packet in self._intake.read(self.read_at):
+                self._receive(packet)
+                if self._reason is not None:
+                    return
+        except MalformedPacket as error:
+            self.leave(f"malformed packet: {error}")
+            return
+        if self._intake.is_full() and not self.is_paused and self._transport is not None:
+            self.is_paused = True
+            self._transport.pause_reading()
+        if self._intake.has_waiting:
+            self._arrived()
+
+    def _receive(self, packet: mqtt5.Packet) -> None:
+        match packet:
+            case Delivery():
+                self.write(pubacks([packet]))
+            case mqtt5.PingRespPacket():
+                pass
+            case mqtt5.PubAckPacket(reason_code=code):
+                if code != mqtt5.PubAckReasonCode.SUCCESS:
+                    self.leave(f"the echo was refused: {code.name}")
+            case mqtt5.DisconnectPacket(reason_code=code, reason_str=text):
+                self.leave(f"the broker disconnected us: {code.name} {text or ''}".rstrip())
+            case mqtt5.ConnAckPacket() | mqtt5.SubAckPacket() if self._is_asked():
+                cast("asyncio.Future[mqtt5.Packet]", self._answer).set_result(packet)
+            case _:
+                self.leave(f"an unexpected {type(packet).__name__}")
+
+    def _is_asked(self) -> bool:
+        return self._answer is not None and not self._answer.done()

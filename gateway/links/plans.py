@@ -1,0 +1,59 @@
+"""Which broker sessions an instance holds, and for what."""
+
+from dataclasses import dataclass
+
+from devices.contract import topics
+from devices.contract.topics import Uplink
+from gateway.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionPlan:
+    """What one session is for; the broker keeps it for `session_expiry_s` while we are away."""
+
+    name: str
+    client_id: str
+    filters: tuple[str, ...]
+    held_max: int
+    session_expiry_s: int
+    instance: str
+    echo_period_s: float = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionPlans:
+    """The three sessions, so that none waits behind another.
+
+    Telemetry belongs to its instance; events and control to whichever instance is primary.
+    """
+
+    telemetry: SessionPlan
+    events: SessionPlan
+    control: SessionPlan
+
+
+def session_plans(settings: Settings) -> SessionPlans:
+    """The sessions of this instance."""
+
+    def plan(name: str, client_id: str, *filters: str) -> SessionPlan:
+        return SessionPlan(
+            name=name,
+            client_id=client_id,
+            filters=filters,
+            held_max=settings.held_max,
+            session_expiry_s=settings.mqtt_session_expiry_s,
+            instance=settings.instance,
+            echo_period_s=settings.echo_period_s,
+        )
+
+    share = "$share/gateway/" if settings.mqtt_shared else ""
+    every = topics.every
+    return SessionPlans(
+        telemetry=plan(
+            "telemetry", f"{settings.instance}.telemetry", share + every(Uplink.TELEMETRY)
+        ),
+        events=plan(
+            "events", "gateway.events", every(Uplink.EVENTS), every(Uplink.TELEMETRY_BATCH)
+        ),
+        control=plan("control", "gateway.control", every(Uplink.ACKS), every(Uplink.STATUS)),
+    )
