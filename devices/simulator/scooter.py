@@ -95,6 +95,7 @@ class _Scooter:
     async def run(self, *, first_dial_within_s: float) -> None:
         await self._pause(random.uniform(0, first_dial_within_s))  # noqa: S311 - not a secret
         while not self._stop.is_set():
+            _heed_cancellation()
             if self._firmware.link is Link.UP and time.monotonic() >= self._dial_at:
                 await self._stay_connected()
             else:
@@ -189,6 +190,7 @@ class _Scooter:
     async def _publish(self, client: aiomqtt.Client, message: Message) -> None:
         topic = topics.uplink(self._id, message.uplink)
         await client.publish(topic, message.payload, qos=1, retain=message.retain)
+        _heed_cancellation()
         self._firmware.outbox.sent(message, self._now_ms())
         if self._journal is not None:
             self._journal(self._id, message)
@@ -207,6 +209,14 @@ class _Scooter:
 
 def _status(payload: bytes) -> Message:
     return Message(Uplink.STATUS, payload, retain=True)
+
+
+def _heed_cancellation() -> None:
+    # Python 3.11's wait_for, which aiomqtt uses, swallows a cancellation that meets its result:
+    # https://github.com/python/cpython/issues/86296
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def _cut(client: aiomqtt.Client, listening: asyncio.Task[None]) -> None:
