@@ -20,6 +20,9 @@ PAYLOAD_MAX: Final = 200
 MESSAGE_MAX: Final = 8192
 """Bytes of the largest message that a scooter may send."""
 
+EVENT_ID_MAX: Final = 16
+"""Characters of the longest event id: ten of them fit in one receipt."""
+
 GROUPS: Final[dict[str, dict[str, str]]] = {
     "position": {
         "lat": "lat",
@@ -41,7 +44,7 @@ GROUPS: Final[dict[str, dict[str, str]]] = {
 """The telemetry groups: name on the wire to name in the state. Each is sent whole or not at all."""
 
 Counter = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
-Milliseconds = Annotated[int, Field(strict=True, ge=0, le=2**53)]
+Milliseconds = Annotated[int, Field(strict=True, ge=0, lt=10**14)]
 Seconds = Annotated[float, Field(strict=True, ge=0, le=31 * 86_400, allow_inf_nan=False)]
 Latitude = Annotated[float, Field(strict=True, ge=-90, le=90, allow_inf_nan=False)]
 Longitude = Annotated[float, Field(strict=True, ge=-180, le=180, allow_inf_nan=False)]
@@ -54,7 +57,7 @@ Millivolts = Annotated[float, Field(strict=True, ge=0, le=200_000, allow_inf_nan
 Dbm = Annotated[float, Field(strict=True, ge=-200, le=0, allow_inf_nan=False)]
 Word = Annotated[str, StringConstraints(strict=True, max_length=32)]
 EventType = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=32)]
-EventId = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=16)]
+EventId = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=EVENT_ID_MAX)]
 Detail = Annotated[str, StringConstraints(strict=True, max_length=256)]
 RequestId = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=32)]
 Lock = Literal["locked", "unlocked", "moving", "jammed"]
