@@ -59,7 +59,8 @@ def mosquitto_server(
 def redis_server(folder: Path, *, secret: str, admin_secret: str, port: int) -> Server:
     """Redis (Valkey) that keeps every write, evicts nothing, and asks for a password."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    write_private(folder / "redis.conf", redis_config(folder, secret, admin_secret, port))
+    text = redis_config(folder, secret=secret, admin_secret=admin_secret, port=port)
+    write_private(folder / "redis.conf", text)
     return Server(
         "Redis",
         [_redis_program(), folder / "redis.conf"],
@@ -69,12 +70,14 @@ def redis_server(folder: Path, *, secret: str, admin_secret: str, port: int) -> 
     )
 
 
-def redis_config(folder: Path, secret: str, admin_secret: str, port: int) -> str:
+def redis_config(
+    folder: Path, *, secret: str, admin_secret: str, port: int, address: str = "127.0.0.1"
+) -> str:
     """The text of redis.conf; what is in memory is the only copy until Postgres has it."""
     return "\n".join(
         [
             f"port {port}",
-            "bind 127.0.0.1",
+            f"bind {address}",
             f'dir "{folder}"',
             "maxmemory-policy noeviction",  # a full server refuses; it never drops a state
             "appendonly yes",

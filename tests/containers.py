@@ -10,13 +10,15 @@ from testcontainers.core.container import DockerContainer
 
 from broker.accounts import password_entry
 from broker.config import SHIPPED_ACL, fill_config
-from gateway.server_kinds import GATEWAY_RIGHTS, mosquitto_serves, redis_serves
+from gateway.server_kinds import mosquitto_serves, redis_config, redis_serves
 from tests.services import MosquittoService, PostgresService, RedisService
 
 MOSQUITTO_IMAGE = "eclipse-mosquitto:2.0"
-REDIS_IMAGE = "redis:8.2-alpine"
+REDIS_IMAGE = "redis:8-alpine"
 POSTGRES_IMAGE = "postgres:17-alpine"
 MQTT_PORT = 8884
+REDIS_PORT = 6379
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - inside a container; published on loopback
 SECRET = "only-for-tests"  # noqa: S105 - servers that live for one test session
 
 
@@ -26,7 +28,7 @@ def mosquitto_container() -> Iterator[MosquittoService]:
         folder = Path(name)
         text = fill_config(
             port=MQTT_PORT,
-            address="0.0.0.0",  # noqa: S104 - inside the container; published on loopback
+            address=EVERYWHERE,
             data=Path("/mosquitto/data"),
             passwords=Path("/mosquitto/config/passwords"),
             acl=Path("/mosquitto/config/acl"),
@@ -46,18 +48,22 @@ def mosquitto_container() -> Iterator[MosquittoService]:
 
 @contextmanager
 def redis_container() -> Iterator[RedisService]:
-    command = [
-        *("redis-server", "--maxmemory-policy noeviction", "--appendonly yes"),
-        *("--appendfsync everysec", f"--user 'default on >{SECRET} ~* &* +@all'"),
-        f"--user 'gateway on >{SECRET} {GATEWAY_RIGHTS}'",
-    ]
-    container = DockerContainer(REDIS_IMAGE).with_command(" ".join(command))
-    with container.with_exposed_ports(6379) as running:
-        host, port = _address(running, 6379)
-        _wait(lambda: redis_serves(host, port, SECRET), "Redis", running)
-        yield RedisService(
-            f"redis://gateway:{SECRET}@{host}:{port}/0", f"redis://:{SECRET}@{host}:{port}/0"
+    with tempfile.TemporaryDirectory() as name:
+        text = redis_config(
+            Path("/data"), secret=SECRET, admin_secret=SECRET, port=REDIS_PORT, address=EVERYWHERE
         )
+        (Path(name) / "redis.conf").write_text(text)
+        Path(name).chmod(0o755)  # the container's user is another one
+        container = (
+            DockerContainer(REDIS_IMAGE)
+            .with_volume_mapping(name, "/config", "ro")
+            .with_command("redis-server /config/redis.conf")
+        )
+        with container.with_exposed_ports(REDIS_PORT) as running:
+            host, port = _address(running, REDIS_PORT)
+            _wait(lambda: redis_serves(host, port, SECRET), "Redis", running)
+            at = f"{host}:{port}/0"
+            yield RedisService(f"redis://gateway:{SECRET}@{at}", f"redis://:{SECRET}@{at}")
 
 
 @contextmanager
@@ -84,7 +90,9 @@ def _address(container: DockerContainer, port: int) -> tuple[str, int]:
 def _wait(is_ready: Callable[[], bool], name: str, container: DockerContainer) -> None:
     give_up_at = time.monotonic() + 60
     while not is_ready():
-        if time.monotonic() > give_up_at:
+        inside = container.get_wrapped_container()
+        inside.reload()
+        if inside.status == "exited" or time.monotonic() > give_up_at:
             output = b"".join(container.get_logs()).decode(errors="replace")
             raise AssertionError(f"{name} does not answer in its container: {output[-500:]}")
         time.sleep(0.05)
