@@ -1,0 +1,167 @@
+"""MQTT out: publish at QoS 1 and await the broker's PUBACK; the gateway's own birth and will."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import aiomqtt
+import orjson
+import structlog
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from devices.contract import topics
+from gateway.errors import GatewayError, ServerAway
+from gateway.links.broker import BrokerAddress
+from gateway.metrics import Metrics
+from gateway.outage import Outage
+
+log = structlog.get_logger()
+
+DROPPED: Final = "$SYS/broker/publish/messages/dropped"
+TIMEOUT_S: Final = 5.0
+
+
+class PublishUnknown(GatewayError):
+    """The broker did not confirm in time: it may have the message or not."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"unknown whether the broker has the message on {topic}")
+        self.topic = topic
+
+
+class Downlink:
+    """One connection that publishes; `may_connect` is awaited before each CONNECT."""
+
+    def __init__(
+        self,
+        instance: str,
+        broker: BrokerAddress,
+        metrics: Metrics,
+        *,
+        may_connect: Callable[[], Awaitable[bool]],
+    ) -> None:
+        self._instance = instance
+        self._broker = broker
+        self._metrics = metrics
+        self._may_connect = may_connect
+        self._outage = Outage("broker, downlink")
+        self._client: aiomqtt.Client | None = None
+        self._until: asyncio.Timeout | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether `publish` can be tried."""
+        return self._client is not None
+
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int,
+        retain: bool = False,
+        expiry_s: int | None = None,
+    ) -> None:
+        """Return when the broker has it (QoS 1) or it is written (QoS 0).
+
+        Raises ServerAway when it cannot be sent and PublishUnknown when no PUBACK came.
+        """
+        client = self._client
+        if client is None:
+            raise ServerAway("broker", "the downlink is not connected")
+        properties = None
+        if expiry_s is not None:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call] - paho's
+            properties.MessageExpiryInterval = expiry_s
+        try:
+            await client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
+        except aiomqtt.MqttCodeError as error:
+            raise ServerAway("broker", str(error)) from error
+        except aiomqtt.MqttError as error:
+            raise PublishUnknown(topic) from error
+
+    async def run(self) -> None:
+        """Stay connected for ever. Cancel to stop: the goodbye is published first."""
+        while True:
+            if not await self._may_connect():
+                await asyncio.sleep(1.0)
+                continue
+            try:
+                await self._stay_connected()
+            except aiomqtt.MqttError as error:
+                reason = str(error)
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    # A broker that is away makes the client's exit fail and hide the cancel.
+                    raise asyncio.CancelledError from error
+            except TimeoutError:
+                reason = "told to leave"
+            await asyncio.sleep(self._outage.away(reason))
+
+    def leave(self, reason: str) -> None:
+        """Disconnect now; `run` asks `may_connect` again."""
+        if self._until is not None:
+            log.info("downlink leaves", reason=reason)
+            self._until.reschedule(asyncio.get_running_loop().time())
+
+    async def _stay_connected(self) -> None:
+        connected = self._metrics.connected.labels(connection="downlink")
+        try:
+            async with self._new_client() as client, asyncio.timeout(None) as self._until:
+                await self._say(client, "online")
+                await client.subscribe(DROPPED)
+                self._outage.back()
+                self._metrics.reconnects.labels(connection="downlink").inc()
+                connected.set(1)
+                self._client = client
+                try:
+                    await self._read_dropped(client)
+                except asyncio.CancelledError:
+                    await self._say_goodbye(client)
+                    raise
+        finally:
+            self._client = self._until = None
+            connected.set(0)
+
+    async def _read_dropped(self, client: aiomqtt.Client) -> None:
+        async for message in client.messages:
+            if message.topic.value == DROPPED and isinstance(message.payload, bytes):
+                text = message.payload.decode("ascii", "replace")
+                if text.isdecimal():
+                    self._metrics.broker_dropped.set(int(text))
+
+    async def _say(self, client: aiomqtt.Client, condition: str) -> None:
+        payload = orjson.dumps({"s": condition})
+        await client.publish(topics.gateway_status(self._instance), payload, qos=1, retain=True)
+
+    async def _say_goodbye(self, client: aiomqtt.Client) -> None:
+        self._client = None
+        try:
+            async with asyncio.timeout(1.0):
+                await self._say(client, "offline")
+        except (aiomqtt.MqttError, TimeoutError) as error:
+            log.debug("no goodbye", reason=str(error))
+
+    def _new_client(self) -> aiomqtt.Client:
+        """A client serves one connection: its queues and pending calls are stale afterwards."""
+        broker = self._broker
+        client = aiomqtt.Client(
+            broker.host,
+            broker.port,
+            username=broker.username,
+            password=broker.password,
+            identifier=f"{self._instance}.downlink",
+            protocol=aiomqtt.ProtocolVersion.V5,
+            keepalive=broker.keepalive_s,
+            tls_context=broker.tls,
+            timeout=TIMEOUT_S,
+            will=aiomqtt.Will(
+                topics.gateway_status(self._instance),
+                orjson.dumps({"s": "lost"}),
+                qos=1,
+                retain=True,
+            ),
+        )
+        client.pending_calls_threshold = 1000  # receipts leave many at a time; it warns at 10
+        return client
