@@ -40,7 +40,7 @@ class States(Protocol):
 class Refill(Protocol):
     """Brings the states back into an emptied Redis; raises ServerAway while it cannot."""
 
-    async def __call__(self) -> None: ...
+    async def __call__(self) -> object: ...
 
 
 async def ingest(

@@ -23,18 +23,19 @@ class Sweepable(Protocol):
 
 
 async def watch_presence(
-    states: Sweepable, *, listening_since: Callable[[], float | None], metrics: Metrics
+    states: Sweepable, *, is_listening: Callable[[], bool], metrics: Metrics
 ) -> None:
-    """Sweep once a second while reports can arrive.
-
-    `listening_since` tells since when (monotonic seconds) the telemetry session is up, or None
-    while it is not: what we could not hear is not silence.
-    """
+    """Sweep once a second while reports can arrive: what we could not hear is not silence."""
     outage = Outage("redis for presence")
+    listening_since: float | None = None
     while True:
         wait_s = SWEEP_PERIOD_S
-        since = listening_since()
-        if since is not None and time.monotonic() - since >= SETTLING_IN_S:
+        now = time.monotonic()
+        if not is_listening():
+            listening_since = None
+        elif listening_since is None:
+            listening_since = now
+        elif now - listening_since >= SETTLING_IN_S:
             try:
                 await sweep(states, metrics)
                 outage.back()

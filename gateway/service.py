@@ -1,0 +1,184 @@
+"""Opens every resource, starts every loop, stops them all."""
+
+import asyncio
+from functools import partial
+
+import asyncpg
+import structlog
+from redis.asyncio import Redis
+
+from devices.contract import topics
+from devices.contract.messages import build_receipts
+from gateway.errors import StartRefused
+from gateway.health import Health, serve_health
+from gateway.links.broker import broker_address
+from gateway.links.downlink import Downlink
+from gateway.links.lease import PRIMARY, Lease, instance_key
+from gateway.links.plans import SessionPlan, session_plans
+from gateway.links.uplink import Session
+from gateway.metrics import Metrics
+from gateway.outage import Outage
+from gateway.settings import Settings
+from gateway.storage.partitions import keep_days, tend_partitions
+from gateway.storage.postgres import AWAY as POSTGRES_AWAY
+from gateway.storage.postgres import check_postgres, open_postgres
+from gateway.storage.redis import AWAY as REDIS_AWAY
+from gateway.storage.redis import check_redis, open_redis
+from gateway.supervise import Loop, supervise
+from gateway.telemetry.history import drain
+from gateway.telemetry.ingest import ingest
+from gateway.telemetry.presence import watch_presence
+from gateway.telemetry.reader import Refiller
+from gateway.telemetry.snapshots import write_snapshots
+from gateway.telemetry.state_store import StateStore
+
+log = structlog.get_logger()
+
+GAUGE_PERIOD_S = 1.0
+
+
+async def run(settings: Settings, *, stop: asyncio.Event, metrics: Metrics | None = None) -> None:
+    """Be a gateway until `stop` is set.
+
+    Raises StartRefused when a server is set up in a way that would lose data, SettingsError for
+    certificates that cannot be read, and whatever a loop failed with. Waits for servers that
+    are away.
+    """
+    metrics = metrics or Metrics()
+    health = Health()
+    async with (
+        open_postgres(settings.postgres_url.get_secret_value()) as pool,
+        open_redis(settings.redis_url.get_secret_value()) as redis,
+    ):
+        with serve_health(
+            health, metrics, host=settings.metrics_host, port=settings.metrics_port
+        ) as port:
+            log.info("gateway starts", instance=settings.instance, metrics_port=port)
+            loops = _loops(settings, pool=pool, redis=redis, metrics=metrics, health=health)
+            proving = asyncio.create_task(_prove_servers(pool, redis), name="prove servers")
+            stopping = asyncio.create_task(stop.wait(), name="stop")
+            await asyncio.wait({proving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if proving.cancel():
+                return
+            proving.result()
+            await supervise(loops, stop=stop)
+    log.info("gateway stopped", instance=settings.instance)
+
+
+def _loops(
+    settings: Settings, *, pool: asyncpg.Pool, redis: Redis, metrics: Metrics, health: Health
+) -> dict[str, Loop]:
+    """Every loop of the service by its name; building them touches no server."""
+    name = Lease(redis, instance_key(settings.instance), lease_s=settings.lease_s)
+    primary = Lease(redis, PRIMARY, lease_s=settings.lease_s, gauge=metrics.primary)
+    broker, plans = broker_address(settings), session_plans(settings)
+    states = StateStore(
+        redis,
+        stale_after_s=settings.stale_after_s,
+        history_max_bytes=settings.history_max_mib * 2**20,
+    )
+    refiller = Refiller(redis, pool, stale_after_s=settings.stale_after_s)
+    downlink = Downlink(settings.instance, broker, metrics, may_connect=name.wait_held)
+    name.when_lost(downlink.leave)
+
+    def session(plan: SessionPlan, *leases: Lease) -> Session:
+        async def may_connect() -> bool:
+            for lease in leases:
+                await lease.wait_held()
+            return all(lease.is_held() for lease in leases)
+
+        made = Session(plan, broker, metrics, may_connect=may_connect)
+        for lease in leases:
+            lease.when_lost(made.leave)
+        return made
+
+    sessions = {
+        "telemetry": session(plans.telemetry, name),
+        "events": session(plans.events, name, primary),
+        "control": session(plans.control, name, primary),
+    }
+    _watch(health, sessions, name=name, primary=primary)
+    return {
+        "name lease": name.run,
+        "primary lease": partial(_hold_after, name, primary),
+        "downlink": downlink.run,
+        **{f"{each} session": session.run for each, session in sessions.items()},
+        **{
+            f"{each} ingest": partial(
+                ingest,
+                session.batches(),
+                states=states,
+                refill=refiller.fleet,
+                metrics=metrics,
+                session=each,
+            )
+            for each, session in sessions.items()
+        },
+        "presence": partial(
+            watch_presence,
+            states,
+            is_listening=lambda: sessions["telemetry"].connected,
+            metrics=metrics,
+        ),
+        "snapshots": partial(
+            write_snapshots, redis, pool, period_s=settings.snapshot_period_s, metrics=metrics
+        ),
+        "history": partial(
+            drain, redis, pool, send_receipts=partial(_send_receipts, downlink), metrics=metrics
+        ),
+        "partitions": partial(tend_partitions, pool, keep=keep_days(settings), metrics=metrics),
+        "gauges": partial(_keep_gauges, sessions, metrics),
+        "heartbeat": health.beat,
+    }
+
+
+async def _prove_servers(pool: asyncpg.Pool, redis: Redis) -> None:
+    """Wait for Redis; refuse to start on a Redis or Postgres that would lose data.
+
+    Postgres may be away: states live without it, and everything else waits.
+    """
+    outage = Outage("redis at start")
+    while True:
+        try:
+            findings = await check_redis(redis)
+            break
+        except REDIS_AWAY as error:
+            await asyncio.sleep(outage.away(str(error) or type(error).__name__))
+    try:
+        findings += await check_postgres(pool)
+    except POSTGRES_AWAY as error:
+        log.warning("starting without postgres", reason=str(error) or type(error).__name__)
+    if findings:
+        raise StartRefused(findings)
+
+
+async def _hold_after(name: Lease, primary: Lease) -> None:
+    """Stand for primary only under a name that is ours."""
+    await name.wait_held()
+    await primary.run()
+
+
+async def _send_receipts(downlink: Downlink, scooter_id: str, event_ids: list[str]) -> None:
+    for payload in build_receipts(event_ids):
+        await downlink.publish(topics.receipts(scooter_id), payload, qos=0)
+
+
+async def _keep_gauges(sessions: dict[str, Session], metrics: Metrics) -> None:
+    while True:
+        oldest_s = max(session.oldest_unsettled_s() for session in sessions.values())
+        metrics.oldest_unsettled_s.set(oldest_s)
+        await asyncio.sleep(GAUGE_PERIOD_S)
+
+
+def _watch(health: Health, sessions: dict[str, Session], *, name: Lease, primary: Lease) -> None:
+    """Ready is an instance that holds its name and hears everything that it should."""
+    health.watch("lease", lambda: None if name.is_held() else "standing by: the name is taken")
+
+    def deaf(each: str) -> str | None:
+        if sessions[each].connected or (each != "telemetry" and not primary.is_held()):
+            return None
+        return "not connected to the broker"
+
+    for each in sessions:
+        health.watch(f"{each} session", partial(deaf, each))
