@@ -1,5 +1,6 @@
 """How each of our servers is set up: its files, its command line, and the proof that it serves."""
 
+import os
 import shutil
 import signal
 import socket
@@ -12,7 +13,7 @@ from urllib.parse import quote
 from broker.accounts import write_password_file, write_private
 from broker.config import SHIPPED_ACL, Tls, fill_config, tls_listener
 from gateway.mosquitto_package import Mosquitto
-from gateway.server_process import Server, ServerFailed, is_alive, user_namespace
+from gateway.server_process import Server, ServerFailed, is_alive, owner_of_files, without_root
 
 REDIS_USER = "gateway"
 POSTGRES_USER = "scooter"
@@ -94,11 +95,12 @@ def prepare_postgres(folder: Path, secret_file: Path) -> None:
     """Make the data folder if there is none; whole or not at all."""
     if folder.exists():
         _forget_dead_postmaster(folder)
+        _own(folder)
         return
     new = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     command: list[str | Path] = [
-        *user_namespace(),
+        *without_root(),
         *(_postgres_program("initdb"), "--pgdata", new),
         *("--username", POSTGRES_USER, "--pwfile", secret_file, "--auth", "scram-sha-256"),
         # The same order of text everywhere, whatever locales the system has.
@@ -110,6 +112,14 @@ def prepare_postgres(folder: Path, secret_file: Path) -> None:
         reason = (done.stderr.strip() or "no output").splitlines()[-1]
         raise ServerFailed(f"Postgres cannot make its data folder {folder}: {reason}")
     new.rename(folder)
+
+
+def _own(folder: Path) -> None:
+    """Postgres opens only what is its own; the last start may have been another way."""
+    owner = owner_of_files()
+    if folder.stat().st_uid != owner:
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, owner, -1)
 
 
 def _forget_dead_postmaster(folder: Path) -> None:

@@ -16,6 +16,12 @@ from gateway.errors import GatewayError
 # thread that lives as long as this process starts them all.
 _SPAWNER = ThreadPoolExecutor(1, thread_name_prefix="server-spawner")
 _PROBE_EVERY_S = 0.01
+_NOBODY = 65534
+_IN_NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
+_AS_NOBODY = (
+    *("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"),
+    *("--inh-caps=+dac_override", "--ambient-caps=+dac_override"),
+)
 _LAUNCHES = 5
 
 
@@ -42,15 +48,15 @@ class Server:
         self.name = name
         self.port = port
         self.log_file = log_file
-        # setpriv comes last: entering a user namespace would clear the death signal.
+        # The death signal comes last: a change of user would clear it.
         self._command = ["setpriv", "--pdeathsig", "KILL", *map(str, command)]
         self._is_ready = is_ready
         self._stop_signal = stop_signal
         self._process: subprocess.Popen[bytes] | None = None
 
     def unprivileged(self) -> "Server":
-        """Run it in a user namespace when we are root; raises ServerFailed where that is denied."""
-        self._command = [*user_namespace(), *self._command]
+        """Run it without root's rights when we are root; raises ServerFailed if that is denied."""
+        self._command = [*without_root(), *self._command]
         return self
 
     @property
@@ -121,18 +127,17 @@ class Server:
         _signal_all([*_descendants(self.pid), self.pid], signal.SIGCONT)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
+        # A fleet is more connections than the usual soft limit of 1024.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limited = ["prlimit", f"--nofile={most}:{most}", *self._command]
         with self.log_file.open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603 - the command is ours
-                self._command,
+            return subprocess.Popen(  # noqa: S603 - the command is ours
+                limited,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # a terminal's Ctrl-C is for us; we stop them in order
             )
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        # A fleet is more connections than the usual soft limit of 1024.
-        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (most, most))
-        return process
 
     def _last_line(self) -> str:
         lines = self.log_file.read_text(errors="replace").strip().splitlines() or ["no output"]
@@ -140,23 +145,30 @@ class Server:
 
 
 @functools.cache
-def user_namespace() -> tuple[str, ...]:
+def without_root() -> tuple[str, ...]:
     """The command prefix that takes root's rights from a server, empty when we are not root.
 
-    Files keep their owner and mode, and it works in folders that only root may enter.
-    Raises ServerFailed where the kernel or a container denies it.
+    A user namespace leaves owner and mode of files as they are. Where a container denies it, the
+    server runs as `nobody` who may enter our folders; see `owner_of_files`. Raises ServerFailed
+    where both are denied.
     """
     if os.geteuid() != 0:
         return ()
-    prefix = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
-    tried = subprocess.run([*prefix, "true"], capture_output=True, text=True, check=False)  # noqa: S603
-    if tried.returncode != 0:
-        raise ServerFailed(
-            "Postgres does not run as root and this system denies user namespaces "
-            f"({tried.stderr.strip()}): run this as a plain user, or give a container "
-            "--security-opt seccomp=unconfined."
-        )
-    return prefix
+    problem = ""
+    for prefix in (_IN_NAMESPACE, _AS_NOBODY):
+        tried = subprocess.run([*prefix, "true"], capture_output=True, text=True, check=False)  # noqa: S603
+        if tried.returncode == 0:
+            return prefix
+        problem = problem or tried.stderr.strip()
+    raise ServerFailed(
+        f"Postgres does not run as root and this system denies user namespaces ({problem}): "
+        "run this as a plain user."
+    )
+
+
+def owner_of_files() -> int:
+    """The user id that a server behind `without_root` must own its files as, seen from here."""
+    return _NOBODY if without_root() == _AS_NOBODY else os.geteuid()
 
 
 def _descendants(pid: int) -> list[int]:

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from gateway.server_process import ServerFailed, user_namespace
+from gateway.server_process import ServerFailed, without_root
 from gateway.servers import Servers
 from tests.certificates import Authority
 from tests.eventually import eventually
@@ -190,7 +190,7 @@ def test_a_folder_that_only_its_owner_may_enter_is_enough_and_stays_so(tmp_path:
 
 def test_a_plain_user_needs_no_rights(tmp_path: Path) -> None:
     # As root, we become one in a namespace: the interpreter may be where only root can read it.
-    with another_process(tmp_path / "servers", prefix=user_namespace()) as holder:
+    with another_process(tmp_path / "servers", prefix=without_root()) as holder:
         uids = {Path(f"/proc/{pid}").stat().st_uid for pid in pids_of(holder)}
         assert uids == {os.getuid()}
         assert holder.communicate("") == ("", "")
