@@ -46,9 +46,9 @@ async def run_fleet(
 ) -> None:
     """Ride and report until `stop` is set or this is cancelled.
 
-    After `stop` each scooter says `offline` and disconnects. Cancelled, it disconnects without
-    a goodbye. Returns, or raises CancelledError, when every connection is closed. A broker that
-    is away is waited for.
+    After `stop` each connected scooter sends what it has, says `offline` and disconnects.
+    Cancelled, it disconnects without a goodbye. Returns, or raises CancelledError, when every
+    connection is closed. A broker that is away is waited for.
     """
     stop = stop or asyncio.Event()
     totals = totals or Totals()
@@ -176,15 +176,15 @@ class _Scooter:
         firmware.connected()
         while True:
             firmware.step(self._now_ms())
-            if self._stop.is_set():
-                await self._publish(client, _status(firmware.goodbye("offline")))
-                return
             if firmware.link is Link.ASLEEP:
                 await self._publish(client, _status(firmware.goodbye("sleeping")))
             if firmware.link is not Link.UP:
                 return
             while (message := outbox.next(self._now_ms())) is not None:
                 await self._publish(client, message)
+            if self._stop.is_set():
+                await self._publish(client, _status(firmware.goodbye("offline")))
+                return
             await self._pause(firmware.due_in_s())
 
     async def _publish(self, client: aiomqtt.Client, message: Message) -> None:
