@@ -20,7 +20,8 @@ _NOBODY = 65534
 _IN_NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
 _AS_NOBODY = (
     *("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"),
-    *("--inh-caps=+dac_override", "--ambient-caps=+dac_override"),
+    # access(2) would ignore the capability without the secure bit.
+    *("--securebits=+no_setuid_fixup", "--inh-caps=+dac_override", "--ambient-caps=+dac_override"),
 )
 _LAUNCHES = 5
 
