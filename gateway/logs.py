@@ -1,8 +1,8 @@
-"""Log lines as events with fields: for people on a terminal, JSON otherwise, on standard error."""
+"""Log lines as events with fields: for people on a terminal, JSON otherwise."""
 
 import logging
 import sys
-from typing import Final
+from typing import Final, TextIO
 
 import structlog
 
@@ -16,12 +16,10 @@ _LEVELS: Final = {
 }
 
 
-def set_up_logs(settings: Settings) -> None:
+def set_up_logs(settings: Settings, *, to: TextIO = sys.stderr) -> None:
     """Send our own lines and those of libraries the same way. Call once, before anything logs."""
     level = _LEVELS[settings.log_level]
-    as_console = settings.log_format == "console" or (
-        settings.log_format == "auto" and sys.stderr.isatty()
-    )
+    as_console = settings.log_format == "console" or (settings.log_format == "auto" and to.isatty())
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if as_console else structlog.processors.JSONRenderer()
     )
@@ -35,10 +33,10 @@ def set_up_logs(settings: Settings) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(to),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(to)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -1,5 +1,6 @@
 """Every knob and secret, checked once; the only reader of the environment."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,7 +21,6 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="SCOOTER_",
-        env_file=".env",
         secrets_dir="/run/secrets" if Path("/run/secrets").is_dir() else None,
         frozen=True,
         extra="ignore",
@@ -78,9 +78,13 @@ class Settings(BaseSettings):
 
 
 def read_settings(**overrides: object) -> Settings:
-    """The settings of this process; raises SettingsError with one sentence for each wrong one."""
+    """The settings of this process; raises SettingsError with one sentence for each wrong one.
+
+    `SCOOTER_ENV_FILE` names another file than `.env`: `scooter demo` writes one.
+    """
+    env_file = os.environ.get("SCOOTER_ENV_FILE", ".env")
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]
+        return Settings(_env_file=env_file, **overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         problems = [
             f"SCOOTER_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}"

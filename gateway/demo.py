@@ -1,0 +1,186 @@
+"""The whole system on this machine: servers, gateway, a simulated fleet and a live table."""
+
+import asyncio
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, TextIO
+from urllib.parse import urlsplit
+
+import orjson
+import uvloop
+from pydantic import SecretStr
+
+from broker.accounts import write_private
+from devices.simulator.plan import Broker, FleetPlan, Totals
+from devices.simulator.scooter import run_fleet
+from gateway.demo_view import LiveTable, PlainLines, View, look_inside
+from gateway.logs import set_up_logs
+from gateway.metrics import Metrics
+from gateway.servers import Servers, free_port
+from gateway.service import run
+from gateway.settings import Settings
+from gateway.storage.migrate import migrate
+from gateway.storage.redis import open_redis
+from gateway.supervise import stop_on_signals
+
+DRAIN_S: Final = 5.0
+"""How long the gateway may take at the end to settle and store what the fleet sent last."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What `scooter demo` was asked for; `for_s` None runs until Ctrl-C."""
+
+    scooters: int = 50
+    for_s: float | None = None
+    as_json: bool = False
+    fresh: bool = False
+    folder: Path = Path(".demo")
+    period_s: float = 5.0
+    pace: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a demo did; `balance_ok` says whether every delivery ended in one outcome."""
+
+    scooters: int
+    seconds: float
+    received: int
+    applied: int
+    duplicate: int
+    late: int
+    events: int
+    events_receipted: int
+    rejected: int
+    snapshot_rows: int
+    writes_saved: int
+    balance_ok: bool
+
+
+def run_demo(options: DemoOptions) -> int:
+    """Run the demo; returns the exit code: 0, or 1 when the balance of deliveries is off.
+
+    Raises ServerFailed with one sentence when a server cannot be started.
+    """
+    if options.fresh and options.folder.exists():
+        shutil.rmtree(options.folder)
+    options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    say = sys.stderr if options.as_json else sys.stdout
+    print("Starting Mosquitto, Redis and Postgres …", file=say, flush=True)
+    with Servers(options.folder) as servers, (options.folder / "gateway.log").open("a") as log:
+        settings = _settings(servers, options)
+        set_up_logs(settings, to=log)
+        _write_env_file(options.folder / "gateway.env", settings)
+        write_private(options.folder / "pgpass", _pgpass(servers.postgres_url))
+        print(look_inside(options.folder, servers), file=say, flush=True)
+        summary = uvloop.run(_demo(options, settings, servers, say))
+        print("Stopping …", file=say, flush=True)
+    _tell(summary, as_json=options.as_json)
+    return 0 if summary.balance_ok else 1
+
+
+async def _demo(options: DemoOptions, settings: Settings, servers: Servers, say: TextIO) -> Summary:
+    await migrate(servers.postgres_url)
+    metrics, fleet, totals = Metrics(), asyncio.Event(), Totals()
+    gateway, stop = asyncio.Event(), asyncio.Event()
+    began = time.monotonic()
+    broker = Broker(servers.mqtt_host, servers.mqtt_port)
+    plan = FleetPlan(size=options.scooters, pace=options.pace)
+    async with open_redis(servers.redis_url) as redis:
+        view: View = (LiveTable if say.isatty() else PlainLines)(redis, metrics, totals, say)
+        with stop_on_signals(stop):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(run(settings, stop=gateway, metrics=metrics))
+                riding = group.create_task(run_fleet(plan, broker, stop=fleet, totals=totals))
+                showing = group.create_task(view.run())
+                await _wait(stop, options.for_s)
+                showing.cancel()
+                fleet.set()
+                await riding
+                await _drained(metrics, within_s=DRAIN_S)
+                gateway.set()
+    return _summary(metrics, totals, options, time.monotonic() - began)
+
+
+async def _wait(stop: asyncio.Event, for_s: float | None) -> None:
+    try:
+        async with asyncio.timeout(for_s):
+            await stop.wait()
+    except TimeoutError:
+        return
+
+
+async def _drained(metrics: Metrics, *, within_s: float) -> None:
+    """Wait until what the fleet sent last is settled and its events are stored."""
+    try:
+        async with asyncio.timeout(within_s):
+            while (  # noqa: ASYNC110 - counters have no event to wait on
+                metrics.value("gateway_deliveries_in_flight")
+                or metrics.value("gateway_history_entries")
+            ):
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        return
+
+
+def _settings(servers: Servers, options: DemoOptions) -> Settings:
+    """All that the gateway needs, and nothing from the environment of whoever started this."""
+    return Settings(
+        _env_file=None,
+        instance="demo",
+        mqtt_host=servers.mqtt_host,
+        mqtt_port=servers.mqtt_port,
+        mqtt_username=servers.mqtt_username,
+        mqtt_password=SecretStr(servers.mqtt_password),
+        redis_url=SecretStr(servers.redis_url),
+        postgres_url=SecretStr(servers.postgres_url),
+        snapshot_period_s=options.period_s,
+        metrics_port=free_port(),
+    )
+
+
+def _write_env_file(path: Path, settings: Settings) -> None:
+    """Where the command line of another terminal finds this gateway."""
+    lines = []
+    for name in settings.model_fields_set:
+        value = getattr(settings, name)
+        text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        lines.append(f"SCOOTER_{name.upper()}={text}\n")
+    write_private(path, "".join(sorted(lines)))
+
+
+def _pgpass(postgres_url: str) -> str:
+    """The password file of libpq, so that no password stands in a command line."""
+    url = urlsplit(postgres_url)
+    return f"{url.hostname}:{url.port}:*:{url.username}:{url.password}\n"
+
+
+def _summary(metrics: Metrics, totals: Totals, options: DemoOptions, seconds: float) -> Summary:
+    outcomes = metrics.outcomes()
+    rows = metrics.value("gateway_snapshot_rows_total")
+    return Summary(
+        scooters=options.scooters,
+        seconds=round(seconds, 1),
+        received=metrics.value("gateway_deliveries_received_total"),
+        applied=outcomes["applied"],
+        duplicate=outcomes["duplicate"],
+        late=outcomes["late"],
+        events=outcomes["event"],
+        events_receipted=totals.events_receipted,
+        rejected=outcomes["rejected"],
+        snapshot_rows=rows,
+        writes_saved=max(0, outcomes["applied"] - rows),
+        balance_ok=metrics.is_balanced(),
+    )
+
+
+def _tell(summary: Summary, *, as_json: bool) -> None:
+    if as_json:
+        print(orjson.dumps(asdict(summary)).decode())
+        return
+    for name, value in asdict(summary).items():
+        print(f"{name.replace('_', ' '):>17}  {value}")
