@@ -72,7 +72,7 @@ class Downlink:
             raise ServerAway("broker", "the downlink is not connected")
         properties = None
         if expiry_s is not None:
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call] - paho's
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.MessageExpiryInterval = expiry_s
         try:
             await client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
