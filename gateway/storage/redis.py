@@ -1,11 +1,13 @@
 """Redis: open a client, tell an outage from a defect, and prove that the server will do."""
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import redis.exceptions as errors
-from redis.asyncio import Redis
+from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
+from redis.asyncio.connection import AbstractConnection, UnixDomainSocketConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -34,6 +36,54 @@ def is_away(error: BaseException) -> bool:
     )
 
 
+class _Prompt(AbstractConnection):
+    """Sends without `asyncio.wait_for`, which in Python 3.11 may swallow a cancellation.
+
+    A loop could then not be stopped: https://github.com/python/cpython/issues/86296
+    """
+
+    async def send_packed_command(
+        self,
+        command: bytes | str | Iterable[bytes],
+        check_health: bool = True,  # noqa: FBT001, FBT002 - the parent's signature
+    ) -> None:
+        if not self.is_connected:
+            await self.connect_check_health(check_health=False)
+        if check_health:
+            await self.check_health()  # type: ignore[no-untyped-call]
+        parts = [command.encode()] if isinstance(command, str) else command
+        try:
+            async with asyncio.timeout(self.socket_timeout):
+                await self._send_packed_command([parts] if isinstance(parts, bytes) else parts)
+        except BaseException as error:
+            # What was sent in part cannot be taken back, so the connection is of no more use.
+            await self.disconnect(nowait=True)
+            if isinstance(error, TimeoutError):
+                raise errors.TimeoutError("Redis does not read what is sent") from None
+            if isinstance(error, OSError):
+                raise errors.ConnectionError(f"cannot send: {error}") from error
+            raise
+
+
+class _PromptTcp(_Prompt, Connection):
+    pass
+
+
+class _PromptTls(_Prompt, SSLConnection):
+    pass
+
+
+class _PromptUnix(_Prompt, UnixDomainSocketConnection):
+    pass
+
+
+_PROMPT: Final = {
+    Connection: _PromptTcp,
+    SSLConnection: _PromptTls,
+    UnixDomainSocketConnection: _PromptUnix,
+}
+
+
 @asynccontextmanager
 async def open_redis(
     url: str, *, connections: int = 32, timeout_s: float = 2.0
@@ -43,8 +93,9 @@ async def open_redis(
     The default ten retries stretch one second to fifteen, and repeat what may not be repeated.
     Answers are bytes, by RESP3.
     """
-    client = Redis.from_url(
-        url,
+    options: dict[str, Any] = dict(parse_url(url))
+    pool = ConnectionPool(
+        **options | {"connection_class": _PROMPT[options.get("connection_class", Connection)]},
         protocol=3,
         decode_responses=False,
         socket_timeout=timeout_s,
@@ -53,6 +104,7 @@ async def open_redis(
         max_connections=connections,
         client_name="scooter-gateway",
     )
+    client = Redis.from_pool(pool)
     try:
         yield client
     finally:

@@ -1,0 +1,205 @@
+"""A crash anywhere between Redis and Postgres leaves each entry stored exactly once."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+from gateway.metrics import Metrics
+from gateway.servers import Servers
+from gateway.storage.postgres import migrate, open_postgres
+from gateway.storage.redis import open_redis
+from gateway.telemetry.history import drain
+from gateway.telemetry.history_stream import HISTORY
+from tests.eventually import eventually
+from tests.history import Receipts, append, counted, event, events, recount, rejects
+from tests.history import reject as a_reject
+
+pytestmark = pytest.mark.integration
+
+STEPS = ["read", "stored", "committed", "receipted", "trimmed"]
+Step = Callable[[str], Awaitable[None]]
+
+
+@pytest.fixture
+async def pool(postgres_url: str) -> AsyncIterator[asyncpg.Pool]:
+    async with open_postgres(postgres_url) as pool:
+        yield pool
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    async with open_redis(redis_url) as client:
+        yield client
+
+
+async def append_some(redis: Redis, prefix: str) -> None:
+    """Three events of which one is a copy, two equal rejects and a third, one late report."""
+    for event_id in ("1", "2", "2"):
+        await append(redis, "event", event(f"{prefix}{event_id}"))
+    for reason in ("same", "same", prefix):
+        await append(redis, "reject", a_reject(reason))
+    await append(redis, "late", {"boot": 1, "seq": 1})
+
+
+@asynccontextmanager
+async def draining(
+    redis: Redis, pool: asyncpg.Pool, receipts: Receipts, *, step: Step | None = None
+) -> AsyncIterator[None]:
+    steps = {"step": step} if step else {}
+    task = asyncio.create_task(
+        drain(redis, pool, send_receipts=receipts, metrics=Metrics(), **steps), name="drain"
+    )
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def emptied(redis: Redis) -> bool:
+    return await redis.xlen(HISTORY) == 0
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_gateway_killed_after_any_step_leaves_one_row_an_event_and_true_counts(
+    redis: Redis, pool: asyncpg.Pool, redis_url: str, postgres_url: str, step: str
+) -> None:
+    for prefix in ("a", "b"):
+        await append_some(redis, prefix)
+        killed = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.drain_process", redis_url, postgres_url, step)
+        )
+        assert await killed.wait() == -signal.SIGKILL
+        assert await counted(redis) == await recount(redis)
+
+    await append_some(redis, "c")
+    async with draining(redis, pool, Receipts()):
+        await eventually(lambda: emptied(redis), what="an empty stream")
+
+    assert sorted(await events(pool)) == ["a1", "a2", "b1", "b2", "c1", "c2"]
+    assert await rejects(pool) == {"same": 6, "a": 1, "b": 1, "c": 1}
+    assert await pool.fetchval("SELECT count(*) FROM late_reports") == 1
+    assert await counted(redis) == 0
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_connection_that_dies_after_any_step_costs_nothing(
+    redis: Redis, pool: asyncpg.Pool, postgres_url: str, step: str
+) -> None:
+    cuts = [step, step]
+
+    async def cut(name: str) -> None:
+        if cuts and name == cuts[-1]:
+            cuts.pop()
+            await kill_backends(postgres_url)
+
+    receipts = Receipts()
+    await append_some(redis, "a")
+    async with draining(redis, pool, receipts, step=cut):
+        await eventually(lambda: emptied(redis), what="an empty stream")
+        await append_some(redis, "b")
+        await eventually(lambda: emptied(redis), what="an empty stream")
+
+    assert sorted(await events(pool)) == ["a1", "a2", "b1", "b2"]
+    assert await rejects(pool) == {"same": 4, "a": 1, "b": 1}
+    assert set(receipts.event_ids) == {"a1", "a2", "b1", "b2"}
+    assert not cuts
+
+
+async def kill_backends(postgres_url: str) -> None:
+    """End every connection of the gateway to this database."""
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'scooter-gateway'"
+        )
+    finally:
+        await connection.close()
+
+
+async def test_nothing_is_lost_while_postgres_is_away(own_servers: Servers) -> None:
+    url = own_servers.postgres_url
+    await migrate(url)
+    receipts = Receipts()
+    async with (
+        open_redis(own_servers.redis_admin_url) as redis,
+        open_postgres(url) as pool,
+        draining(redis, pool, receipts),
+    ):
+        await append(redis, "event", event("before"))
+        await eventually(lambda: emptied(redis), what="an empty stream")
+
+        await asyncio.to_thread(own_servers.postgres.kill)
+        for number in range(50):
+            await append(redis, "event", event(f"during-{number:02}"))
+            await append(redis, "reject", a_reject("same"))
+        assert receipts.event_ids == ["before"]
+        assert await redis.xlen(HISTORY) == 100
+
+        await asyncio.to_thread(own_servers.postgres.start)
+        await eventually(lambda: emptied(redis), within_s=30, what="an empty stream")
+
+        assert await events(pool) == ["before", *(f"during-{number:02}" for number in range(50))]
+        assert await rejects(pool) == {"same": 50}
+        assert len(receipts.event_ids) == 51
+
+
+@pytest.mark.parametrize("step", ["read", "committed", "trimmed"])
+async def test_nothing_is_lost_or_doubled_when_redis_is_killed_after_a_step(
+    own_servers: Servers, step: str
+) -> None:
+    await migrate(own_servers.postgres_url)
+    kills = [step]
+
+    async def kill(name: str) -> None:
+        if kills and name == kills[0]:
+            kills.pop()
+            await asyncio.to_thread(own_servers.redis.kill)
+            await asyncio.to_thread(own_servers.redis.start)
+
+    async with (
+        open_redis(own_servers.redis_admin_url) as redis,
+        open_postgres(own_servers.postgres_url) as pool,
+    ):
+        await append_some(redis, "a")
+        async with draining(redis, pool, Receipts(), step=kill):
+            await eventually(lambda: _is_empty_now(redis), what="an empty stream")
+
+        assert sorted(await events(pool)) == ["a1", "a2"]
+        assert await rejects(pool) == {"same": 2, "a": 1}
+        assert await counted(redis) == 0
+        assert not kills
+
+
+async def _is_empty_now(redis: Redis) -> bool:
+    with suppress(Exception):
+        return await emptied(redis)
+    return False
+
+
+async def test_a_frozen_postgres_is_waited_for_and_its_batch_repeated(own_servers: Servers) -> None:
+    await migrate(own_servers.postgres_url)
+    receipts = Receipts()
+    async with (
+        open_redis(own_servers.redis_admin_url) as redis,
+        open_postgres(own_servers.postgres_url, timeout_s=1.0) as pool,
+        draining(redis, pool, receipts),
+    ):
+        await append(redis, "event", event("before"))
+        await eventually(lambda: emptied(redis), what="an empty stream")
+
+        own_servers.postgres.pause()
+        await append_some(redis, "a")
+        own_servers.postgres.resume()
+        await eventually(lambda: emptied(redis), within_s=30, what="an empty stream")
+
+        assert await rejects(pool) == {"same": 2, "a": 1}
+        assert sorted(await events(pool)) == ["a1", "a2", "before"]
