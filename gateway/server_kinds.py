@@ -81,6 +81,7 @@ def redis_config(
             f"bind {address}",
             f'dir "{folder}"',
             "maxmemory-policy noeviction",  # a full server refuses; it never drops a state
+            "hash-max-listpack-value 512",  # a state stays in the compact form that it fits in
             "appendonly yes",
             "appendfsync everysec",
             'save ""',  # the append-only file is the one copy on disk
