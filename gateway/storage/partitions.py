@@ -34,6 +34,12 @@ _PARTITIONS: Final = """
     SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = $1::text::regclass ORDER BY 1
 """
+# Not to_regclass: it may answer from a cache that does not know yet what another gateway did.
+_EXISTS: Final = """
+    SELECT EXISTS (
+        SELECT FROM pg_class WHERE relname = $1 AND relnamespace = current_schema()::regnamespace
+    )
+"""
 _PRUNE_KEYS: Final = """
     DELETE FROM history_keys WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM history_keys WHERE received_on < $1 LIMIT 10000
@@ -97,7 +103,7 @@ async def _make(pool: asyncpg.Pool, table: str, column: str, day: date) -> bool:
     first, end = _bound(table, day), _bound(table, day + timedelta(days=1))
     async with pool.acquire() as connection, connection.transaction():
         await _lock(connection)
-        if await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", name):
+        if await connection.fetchval(_EXISTS, name):
             return False  # another gateway was faster
         await connection.execute(f"LOCK TABLE {table}_default IN ACCESS EXCLUSIVE MODE")
         await connection.execute(f"CREATE TABLE {name} (LIKE {table} INCLUDING DEFAULTS)")
@@ -137,7 +143,7 @@ async def drop_old(pool: asyncpg.Pool, *, keep: Mapping[str, int], today: date) 
 async def _drop(pool: asyncpg.Pool, table: str, name: str) -> None:
     async with pool.acquire() as connection, connection.transaction():
         await _lock(connection)
-        if await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", name):
+        if await connection.fetchval(_EXISTS, name):
             await connection.execute(f"ALTER TABLE {table} DETACH PARTITION {name}")
             await connection.execute(f"DROP TABLE {name}")
 
