@@ -45,10 +45,11 @@ bench: setup ## how fast it is here
 clean: ## remove everything that the other targets made
 	rm -rf .venv .tools .bench .demo .servers .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
 
-setup: .venv/.stamp
+setup: .venv/.stamp ## the virtual environment, which the others make by themselves
+	@:
 
-# The stamp is older than what it depends on when packages changed.
 .venv/.stamp: uv.lock pyproject.toml $(UV)
+	@echo 'Installing packages into .venv …' >&2
 	@$(UV) sync --quiet --frozen --all-extras --python '$(PYTHON)'
 	@touch $@
 
