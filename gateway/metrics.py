@@ -8,6 +8,8 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from gateway.links.delivery import Outcome
+
 # A second series for each counter, which nobody asks for.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -30,6 +32,8 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        for outcome in Outcome:  # so that each is there from the start, as 0
+            self.deliveries.labels(outcome=outcome)
         self.in_flight = Gauge(
             "gateway_deliveries_in_flight", "Deliveries not settled yet.", registry=registry
         )
