@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from gateway.metrics import Metrics
 from gateway.telemetry.history import History, SendReceipts
-from gateway.telemetry.history_stream import HISTORY, HISTORY_BYTES
+from gateway.telemetry.state_store import HISTORY, HISTORY_BYTES
 
 
 class Receipts:

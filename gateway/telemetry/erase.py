@@ -8,13 +8,8 @@ from typing import Any, Final
 import asyncpg
 from redis.asyncio import Redis
 
-from gateway.telemetry.history_stream import HISTORY, HISTORY_LIFE, START
-
-SCOOTER: Final = "scooter:"
-DIRTY: Final = "scooters:dirty"
-CLAIMED: Final = "scooters:claimed"
-POSITION: Final = "scooters:position"
-CHANGES: Final = "scooters:changes"
+from gateway.telemetry.history_stream import HISTORY_LIFE, START
+from gateway.telemetry.state_store import CHANGES, CLAIMED, DIRTY, HISTORY, POSITION, SCOOTER
 
 _PAGE: Final = 1000
 _POLL_S: Final = 0.1
@@ -41,8 +36,8 @@ local aside = cjson.decode(redis.call('HGET', state, 'aside') or '{}')
 local aside_changed = false
 for _, groups in pairs(aside) do
     local position = groups.position
-    if position and next(position.values) and is_meant(position.at) then
-        position.values, position.at, aside_changed = {}, nil, true
+    if position and next(position.texts) and is_meant(position.at) then
+        position.texts, position.at, aside_changed = {}, false, true
     end
 end
 if aside_changed then redis.call('HSET', state, 'aside', cjson.encode(aside)) end

@@ -9,9 +9,8 @@ from redis.asyncio import Redis
 
 from gateway.metrics import Metrics
 from gateway.telemetry.history_entries import Entry
+from gateway.telemetry.state_store import HISTORY, HISTORY_BYTES
 
-HISTORY: Final = "scooters:history"
-HISTORY_BYTES: Final = "scooters:history_bytes"
 HISTORY_LIFE: Final = "scooters:history_life"
 """A random token that is gone when Redis was emptied: then ids of the stream start anew."""
 

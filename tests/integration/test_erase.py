@@ -158,8 +158,9 @@ async def test_a_state_outside_the_span_is_left_as_it_is(redis: Redis, pool: asy
 async def test_what_is_remembered_of_an_older_boot_loses_its_position_and_keeps_its_order(
     redis: Redis, pool: asyncpg.Pool
 ) -> None:
-    kept = {"order": [3, 8, 0], "values": {"lat": 52.5, "lon": 13.4}, "at": ms(INSIDE)}
-    aside = {"3": {"position": kept, "lock": {"order": [3, 8, 0], "values": {"lock": "locked"}}}}
+    kept = {"order": [3, 8, 0], "texts": ["52.5", "13.4", False], "at": str(ms(INSIDE))}
+    lock = {"order": [3, 8, 0], "texts": ["locked", False], "at": str(ms(INSIDE))}
+    aside = {"3": {"position": kept, "lock": lock}}
     await put_state(redis, "SC-0001", OUTSIDE, aside=orjson.dumps(aside).decode())
 
     assert (await erase(pool, redis, "SC-0001", START, END))["scooter:state"] == 1
@@ -167,8 +168,7 @@ async def test_what_is_remembered_of_an_older_boot_loses_its_position_and_keeps_
     state = await redis.hgetall("scooter:SC-0001")
     assert state[b"lat"] == b"52.5"
     left = orjson.loads(state[b"aside"])
-    assert left["3"]["position"] == {"order": [3, 8, 0], "values": {}}
-    assert left["3"]["lock"]["values"] == {"lock": "locked"}
+    assert left["3"] == {"position": {"order": [3, 8, 0], "texts": {}, "at": False}, "lock": lock}
 
 
 async def test_a_snapshot_from_before_cannot_bring_the_position_back_into_the_state(

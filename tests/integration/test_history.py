@@ -15,7 +15,8 @@ from gateway.metrics import Metrics
 from gateway.storage.postgres import open_postgres
 from gateway.storage.redis import open_redis
 from gateway.telemetry.history import History, drain
-from gateway.telemetry.history_stream import HISTORY, HISTORY_BYTES, HISTORY_LIFE
+from gateway.telemetry.history_stream import HISTORY_LIFE
+from gateway.telemetry.state_store import HISTORY, HISTORY_BYTES
 from tests.eventually import eventually
 from tests.history import Receipts, append, counted, event, events, history, recount, rejects
 from tests.history import reject as a_reject

@@ -15,7 +15,7 @@ from gateway.servers import Servers
 from gateway.storage.postgres import migrate, open_postgres
 from gateway.storage.redis import open_redis
 from gateway.telemetry.history import drain
-from gateway.telemetry.history_stream import HISTORY
+from gateway.telemetry.state_store import HISTORY
 from tests.eventually import eventually
 from tests.history import Receipts, append, counted, event, events, recount, rejects
 from tests.history import reject as a_reject
