@@ -2,26 +2,22 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import TypeVar, cast
+from typing import cast
 
 import mqtt5
 
-from gateway.errors import ServerAway
 from gateway.links.batch import Batch
 from gateway.links.delivery import Delivery, Outcome
 from gateway.links.holding import Holding
 from gateway.links.intake import Intake, pubacks
 from gateway.links.packet_stream import MalformedPacket
 
-Answer = TypeVar("Answer", mqtt5.ConnAckPacket, mqtt5.SubAckPacket)
-
 
 class Connection(asyncio.BufferedProtocol):
     """Made for one TCP or TLS connection and dies with it.
 
-    Reading stops while `held_max` deliveries (or too many bytes) are unsettled and goes on
-    below three quarters of that: the broker does not always keep to the Receive Maximum
-    (2.0.11 leaks its quota), and QoS 0 has none.
+    Reading stops at the intake's bound and goes on below three quarters of it: the broker does
+    not always keep to the Receive Maximum (2.0.11 leaks its quota), and QoS 0 has none.
     """
 
     def __init__(self, holding: Holding, *, held_max: int, arrived: Callable[[], None]) -> None:
@@ -29,7 +25,7 @@ class Connection(asyncio.BufferedProtocol):
         self._intake = Intake(self, holding, held_max=held_max)
         self._arrived = arrived
         self._transport: asyncio.Transport | None = None
-        self._answer: asyncio.Future[mqtt5.Packet] | None = None
+        self._answer: asyncio.Future[mqtt5.Packet | None] | None = None
         self._reason: str | None = None
         self.lost: asyncio.Future[str] = self._loop.create_future()
         self.is_paused = False
@@ -56,6 +52,11 @@ class Connection(asyncio.BufferedProtocol):
             self.lost.set_result(str(self._reason))
 
     @property
+    def reason(self) -> str:
+        """Why it is over; empty before."""
+        return self._reason or ""
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing can be settled here any more."""
         return self._reason is not None
@@ -65,16 +66,18 @@ class Connection(asyncio.BufferedProtocol):
         """When a delivery, be it an echo, was read last; at first when reading began."""
         return max(self._started_at, self._intake.delivered_at)
 
-    async def ask(self, packet: bytes, answer: type[Answer]) -> Answer:
-        """Write `packet` and await the answer to it; raises ServerAway when there is none."""
+    @property
+    def is_sated(self) -> bool:
+        """Whether the broker may not send any more at QoS 1 until something is settled."""
+        return self._intake.is_sated
+
+    def ask(self, packet: bytes) -> asyncio.Future[mqtt5.Packet | None]:
+        """Write a CONNECT or SUBSCRIBE; the answer is None when the connection ended instead."""
         self._answer = self._loop.create_future()
         if self._reason is not None:
-            raise ServerAway("broker", self._reason)
+            self._answer.set_result(None)
         self.write(packet)
-        found = await self._answer
-        if not isinstance(found, answer):
-            raise ServerAway("broker", f"{type(found).__name__} came, not {answer.__name__}")
-        return found
+        return self._answer
 
     def write(self, packet: bytes) -> None:
         """Send now, or never when the connection is over."""
@@ -106,7 +109,7 @@ class Connection(asyncio.BufferedProtocol):
         self._reason = reason
         self._intake.abandon()
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(ServerAway("broker", reason))
+            self._answer.set_result(None)
         if self._transport is not None:
             (self._transport.close if goodbye else self._transport.abort)()
 
@@ -146,10 +149,9 @@ class Connection(asyncio.BufferedProtocol):
                     self.leave(f"the echo was refused: {code.name}")
             case mqtt5.DisconnectPacket(reason_code=code, reason_str=text):
                 self.leave(f"the broker disconnected us: {code.name} {text or ''}".rstrip())
-            case mqtt5.ConnAckPacket() | mqtt5.SubAckPacket() if self._is_asked():
-                cast("asyncio.Future[mqtt5.Packet]", self._answer).set_result(packet)
+            case mqtt5.ConnAckPacket() | mqtt5.SubAckPacket() if (
+                self._answer is not None and not self._answer.done()
+            ):
+                self._answer.set_result(packet)
             case _:
                 self.leave(f"an unexpected {type(packet).__name__}")
-
-    def _is_asked(self) -> bool:
-        return self._answer is not None and not self._answer.done()

@@ -28,13 +28,18 @@ def pubacks(deliveries: Sequence[Delivery]) -> bytes:
 
 
 class Intake:
-    """Fills batches from the stream; no I/O."""
+    """Fills batches from the stream; no I/O.
+
+    The bound lies a quarter above the Receive Maximum, `held_max`: a broker that keeps to it
+    stops sending before we stop reading, and its SUBACK, PINGRESP and DISCONNECT still arrive.
+    """
 
     def __init__(self, origin: Origin, holding: Holding, *, held_max: int) -> None:
         self.stream = PacketStream()
         self._origin = origin
         self._holding = holding
-        self._held_max = held_max
+        self._quota = held_max
+        self._bound = held_max + held_max // 4
         self._waiting: deque[Batch] = deque()
         self._taken: dict[Batch, None] = {}
         self._now = 0.0
@@ -42,9 +47,14 @@ class Intake:
         """When a delivery, be it an echo, was read last, in the loop's time."""
 
     def is_full(self, share: float = 1.0) -> bool:
-        """Whether this share of the bound on deliveries or bytes is reached."""
+        """Whether this share of our own bound on deliveries or bytes is reached."""
         held = self._holding
-        return held.count >= self._held_max * share or held.size >= HELD_BYTES_MAX * share
+        return held.count >= self._bound * share or held.size >= HELD_BYTES_MAX * share
+
+    @property
+    def is_sated(self) -> bool:
+        """Whether the broker may not send any more at QoS 1 until something is settled."""
+        return self._holding.count >= self._quota
 
     def read(self, now: float) -> Iterator[mqtt5.Packet]:
         """Read what the stream holds, as far as there is room; deliveries go into batches.
@@ -55,7 +65,7 @@ class Intake:
         self._now = now
         while not self.is_full():
             batch = self._growing()
-            most = min(BATCH_MAX, len(batch.deliveries) + self._held_max - self._holding.count)
+            most = min(BATCH_MAX, len(batch.deliveries) + self._bound - self._holding.count)
             packet, echoes = self._fill(batch, most)
             if batch.deliveries and not (self._waiting and self._waiting[-1] is batch):
                 self._waiting.append(batch)

@@ -42,6 +42,9 @@ class Pulse:
         if now - connection.read_at > 1.5 * self._keepalive_s:
             connection.leave(f"nothing came for {now - connection.read_at:.0f} s")
             return
+        if connection.is_sated:
+            self._echoed_at = None  # an echo would wait behind the Receive Maximum
+            return
         echoed_at, delivered_at = self._echoed_at, connection.delivered_at
         if echoed_at is not None and delivered_at >= echoed_at:
             self._echoed_at = echoed_at = None

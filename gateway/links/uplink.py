@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import cycle
-from typing import Final
+from typing import Any, Final
 
 import mqtt5
 import structlog
@@ -47,6 +47,7 @@ class Session:
         self._outage = Outage(f"broker, {plan.name}")
         self._arrived = asyncio.Event()
         self._connection: Connection | None = None
+        self._patterns = (*plan.filters, topics.echo(plan.instance))
         self._packet_ids = cycle(range(1, 65536))
         self._was_connected = False
         self.connected = False
@@ -90,24 +91,24 @@ class Session:
 
     async def _stay_connected(self) -> None:
         """One connection, from CONNECT to its end; raises ServerAway or OSError."""
-        connected = self._metrics.connected.labels(connection=self._plan.name)
         connection = self._connection = Connection(
             Holding(self._metrics), held_max=self._plan.held_max, arrived=self._arrived.set
         )
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 keepalive_s = await self._connect(connection)
-                await self._subscribe(connection)
-            self._outage.back()
-            self._metrics.reconnects.labels(connection=self._plan.name).inc()
-            connected.set(1)
-            self.connected = True
             await self._watch(connection, keepalive_s)
         finally:
-            connected.set(0)
-            self.connected = False
+            self._tell_connected(connected=False)
             connection.leave("stopped", goodbye=True)
             await connection.finish()
+
+    def _tell_connected(self, *, connected: bool) -> None:
+        self.connected = connected
+        self._metrics.connected.labels(connection=self._plan.name).set(connected)
+        if connected:
+            self._outage.back()
+            self._metrics.reconnects.labels(connection=self._plan.name).inc()
 
     async def _connect(self, connection: Connection) -> float:
         """Returns the keepalive that counts, in seconds."""
@@ -125,9 +126,10 @@ class Session:
                 session_expiry_interval=plan.session_expiry_s,
                 receive_max=plan.held_max,
                 max_packet_size=PACKET_MAX,
-            ).write(),
-            mqtt5.ConnAckPacket,
+            ).write()
         )
+        if not isinstance(connack, mqtt5.ConnAckPacket):
+            raise ServerAway("broker", connection.reason or "no CONNACK")
         if connack.reason_code != mqtt5.ConnAckReasonCode.SUCCESS:
             said = f"{connack.reason_code.name} {connack.reason_str or ''}".rstrip()
             raise ServerAway("broker", f"it refused the connection: {said}")
@@ -143,9 +145,8 @@ class Session:
             log.info("session", session=name, resumed=present)
         self._was_connected = True
 
-    async def _subscribe(self, connection: Connection) -> None:
+    def _subscribe(self, connection: Connection) -> asyncio.Future[mqtt5.Packet | None]:
         """After every connect: a session that is present may still have lost its subscriptions."""
-        patterns = [*self._plan.filters, topics.echo(self._plan.instance)]
         filters = [
             mqtt5.TopicFilter(
                 pattern,
@@ -153,29 +154,46 @@ class Session:
                 retain_as_published=False,
                 retain_handling=mqtt5.RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS,
             )
-            for pattern in patterns
+            for pattern in self._patterns
         ]
-        packet = mqtt5.SubscribePacket(next(self._packet_ids), filters)
-        suback = await connection.ask(packet.write(), mqtt5.SubAckPacket)
+        return connection.ask(mqtt5.SubscribePacket(next(self._packet_ids), filters).write())
+
+    def _check(self, suback: mqtt5.Packet | None) -> None:
+        if not isinstance(suback, mqtt5.SubAckPacket):
+            return  # the connection is over and says why
+        if len(suback.reason_codes) != len(self._patterns):
+            raise ServerAway("broker", "it answered another subscription")
         refused = [
             f"{pattern} {code.name}"
-            for pattern, code in zip(patterns, suback.reason_codes, strict=True)
+            for pattern, code in zip(self._patterns, suback.reason_codes, strict=True)
             if code != mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE
         ]
         if refused:
             raise ServerAway("broker", f"it refused a subscription: {', '.join(refused)}")
+        self._tell_connected(connected=True)
 
     async def _watch(self, connection: Connection, keepalive_s: float) -> None:
+        """Until the connection is over; raises ServerAway.
+
+        The SUBACK has no time of its own: it comes behind what the broker has queued, which
+        may be waiting for a consumer that waits for Redis.
+        """
         pulse = Pulse(
             connection,
             keepalive_s=keepalive_s,
             echo_period_s=self._plan.echo_period_s,
             echo=self._echo,
         )
+        suback = self._subscribe(connection)
         while not connection.lost.done():
-            await asyncio.wait({connection.lost}, timeout=pulse.tick_s)
+            waited: set[asyncio.Future[Any]] = (
+                {connection.lost} if self.connected else {connection.lost, suback}
+            )
+            await asyncio.wait(waited, timeout=pulse.tick_s, return_when=asyncio.FIRST_COMPLETED)
+            if suback.done() and not self.connected:
+                self._check(suback.result())
             pulse.beat(asyncio.get_running_loop().time())
-        raise ServerAway("broker", connection.lost.result())
+        raise ServerAway("broker", connection.reason)
 
     def _echo(self) -> bytes:
         return mqtt5.PublishPacket(
