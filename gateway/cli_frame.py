@@ -1,0 +1,151 @@
+"""What every command shares: errors as sentences and exit codes, options, running a coroutine."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+from devices.contract import topics
+from gateway.errors import GatewayError, SettingsError, StartRefused
+from gateway.exits import CommandFailed, Exit
+from gateway.output import Form
+from gateway.spans import Span, parse_distance, parse_duration, parse_moment
+
+T = TypeVar("T")
+
+
+class Commands(TyperGroup):
+    """Ends each command that fails with one clear sentence on stderr, and its exit code."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer keeps the class to itself
+        try:
+            return super().invoke(ctx)
+        except* GatewayError as errors:
+            found = _leaves(errors)
+        for sentence in dict.fromkeys(each for error in found for each in _sentences(error)):
+            typer.echo(f"Error: {sentence}", err=True)
+        raise typer.Exit(_code(found[0]))
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for each in error.exceptions for leaf in _leaves(each)]
+    return [error]
+
+
+def _sentences(error: BaseException) -> list[str]:
+    match error:
+        case SettingsError(problems=sentences) | StartRefused(findings=sentences):
+            return sentences
+        case _:
+            return [str(error)]
+
+
+def _code(error: BaseException) -> Exit:
+    match error:
+        case CommandFailed(code=code):
+            return code
+        case SettingsError():
+            return Exit.USAGE
+        case StartRefused():
+            return Exit.REFUSED
+        case _:
+            return Exit.FAILED
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a command's coroutine; the log of what it calls goes to stderr, warnings only."""
+    import structlog  # noqa: PLC0415 - not for `--help`
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger("warning"),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    return asyncio.run(coroutine)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is destroyed; without a terminal refuse instead of waiting."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise CommandFailed(
+            "nobody is there to ask: add --yes to do it without asking", code=Exit.REFUSED
+        )
+    if not typer.confirm(question, err=True):
+        raise CommandFailed("nothing was changed", code=Exit.REFUSED)
+
+
+def _typed(parse: Callable[[str], T], kind: type[T]) -> Callable[[Any], T]:
+    """A parser for typer, which hands it the default too, and wants its own kind of error."""
+
+    def convert(value: str | T) -> T:
+        if isinstance(value, kind):
+            return value
+        try:
+            return parse(str(value))
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return convert
+
+
+def _scooter_id(text: str) -> str:
+    if not topics.is_scooter_id(text):
+        raise typer.BadParameter(
+            f"{text!r} is no scooter id: 3 to 32 letters, digits, _ or -, the first a letter "
+            "or digit"
+        )
+    return text
+
+
+def _moment(text: str) -> datetime:
+    return parse_moment(text, now=datetime.now(UTC))
+
+
+MOMENT = _typed(_moment, datetime)
+DURATION = _typed(parse_duration, timedelta)
+DISTANCE = _typed(parse_distance, float)
+
+ScooterId = Annotated[
+    str, typer.Argument(parser=_scooter_id, metavar="ID", help="The scooter's id: SC-0001.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")]
+Since = Annotated[
+    datetime | None,
+    typer.Option(
+        parser=MOMENT,
+        metavar="TIME",
+        help="From then on: 90s, 15m, 1h, 7d ago, or RFC 3339 (UTC unless it says otherwise).",
+    ),
+]
+Until = Annotated[
+    datetime | None,
+    typer.Option(parser=MOMENT, metavar="TIME", help="Up to then, not including it. Default: now."),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def form(*, as_json: bool, as_csv: bool) -> Form:
+    """Which of the three forms was asked for."""
+    if as_json and as_csv:
+        raise typer.BadParameter("--json and --csv exclude each other")
+    if as_json:
+        return Form.JSON
+    return Form.CSV if as_csv else Form.TABLE
+
+
+def span(since: datetime | None, until: datetime | None, *, usual: timedelta) -> Span:
+    """From `since` (or `usual` before the end) up to, not including, `until` (or now)."""
+    end = until or datetime.now(UTC)
+    start = since or end - usual
+    if start >= end:
+        raise typer.BadParameter("--since must be before --until")
+    # A server's clock may be ahead of ours, and what it stored just now is meant too.
+    return Span(start, until or end + timedelta(minutes=1))

@@ -1,0 +1,69 @@
+"""The servers a command needs, opened for it; what they refuse becomes a sentence."""
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Final
+
+import asyncpg
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError
+
+from gateway.errors import ServerAway, SettingsError
+from gateway.exits import CommandFailed
+from gateway.settings import Settings
+from gateway.storage.postgres import AWAY, open_postgres
+from gateway.storage.redis import open_redis
+
+_NAME: Final = "scooter-cli"
+
+_REFUSALS: Final = {
+    "28": "Postgres refuses the login ({}): check SCOOTER_POSTGRES_URL",
+    "3D": "Postgres has no such database ({}): create it, or check SCOOTER_POSTGRES_URL",
+    "42P01": "Postgres lacks a table ({}): run `scooter migrate`",
+    "42703": "Postgres lacks a column ({}): run `scooter migrate`",
+    "42501": "Postgres does not allow it ({}): use the role that owns the tables",
+}
+"""What a person does about an error, by SQLSTATE or its class."""
+
+
+@asynccontextmanager
+async def postgres(settings: Settings) -> AsyncGenerator[asyncpg.Pool, None]:
+    """A small pool; whatever Postgres refuses inside the block is told in one sentence."""
+    with postgres_told():
+        url = settings.postgres_url.get_secret_value()
+        async with open_postgres(url, connections=2, name=_NAME) as pool:
+            yield pool
+
+
+@contextmanager
+def postgres_told() -> Iterator[None]:
+    """Turn the driver's errors into ServerAway, SettingsError or CommandFailed."""
+    try:
+        yield
+    except asyncpg.exceptions.ClientConfigurationError as error:
+        raise SettingsError([f"SCOOTER_POSTGRES_URL: {error}"]) from None
+    except AWAY as error:
+        raise ServerAway("postgres", str(error) or type(error).__name__) from error
+    except asyncpg.PostgresError as error:
+        state = error.sqlstate or ""
+        refusal = _REFUSALS.get(state) or _REFUSALS.get(state[:2]) or "Postgres refuses: {}"
+        raise CommandFailed(refusal.format(error)) from error
+
+
+@asynccontextmanager
+async def redis(settings: Settings) -> AsyncGenerator[Redis, None]:
+    """A client; a refused login inside the block is told in one sentence."""
+    async with AsyncExitStack() as stack:
+        opening = open_redis(settings.redis_url.get_secret_value(), connections=4)
+        try:
+            client = await stack.enter_async_context(opening)
+        except ValueError as error:  # redis-py has no class of its own for a wrong address
+            raise SettingsError([f"SCOOTER_REDIS_URL: {error}"]) from None
+        try:
+            yield client
+        except ServerAway as error:
+            if not isinstance(error.__cause__, AuthenticationError):
+                raise
+            raise CommandFailed(
+                f"Redis refuses the login ({error.detail}): check SCOOTER_REDIS_URL"
+            ) from error

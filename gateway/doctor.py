@@ -1,0 +1,44 @@
+"""What `scooter doctor` does: examine each server and say how to mend what it finds."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Coroutine
+
+from gateway.doctor_broker import examine_broker
+from gateway.doctor_report import Report
+from gateway.doctor_stores import examine_postgres, examine_redis
+from gateway.output import print_json, talk
+from gateway.settings import read_settings
+
+
+async def examine_all(*, as_json: bool) -> bool:
+    """Print one report a server; returns whether all are well. Raises SettingsError."""
+    settings = read_settings()
+    examinations: list[Coroutine[None, None, Report]] = [
+        examine_broker(settings),
+        examine_redis(settings),
+        examine_postgres(settings),
+    ]
+    reports = await asyncio.gather(*examinations)
+    is_well = not any(report.findings for report in reports)
+    if as_json:
+        servers = [report.as_document for report in reports]
+        print_json(
+            {"ok": is_well, "examined_at_ms": time.time_ns() // 1_000_000, "servers": servers}
+        )
+    else:
+        for report in reports:
+            _print(report)
+    count = sum(len(report.findings) for report in reports)
+    talk("all is well" if is_well else f"{count} findings")
+    return is_well
+
+
+def _print(report: Report) -> None:
+    verdict = "ok" if not report.findings else f"{len(report.findings)} findings"
+    lines = [f"{report.server} at {report.address}: {verdict}"]
+    lines += [f"  {name:<22} {value}" for name, value in report.facts.items()]
+    lines += [f"  FINDING  {sentence}" for sentence in report.findings]
+    lines += [f"  note     {sentence}" for sentence in report.notes]
+    sys.stdout.write("\n".join(lines) + "\n")

@@ -1,0 +1,172 @@
+"""What the commands do that run the gateway, migrate, list settings and ask for health."""
+
+import asyncio
+import errno
+import http.client
+from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import orjson
+import uvloop
+from pydantic import SecretStr
+
+from gateway import cli_servers, service
+from gateway.errors import SettingsError
+from gateway.exits import CommandFailed, Exit
+from gateway.logs import set_up_logs
+from gateway.output import print_json, print_table, talk
+from gateway.settings import Settings, read_settings
+from gateway.storage.migrate import migrate, pending
+from gateway.supervise import stop_on_signals
+
+_MASK: Final = "********"
+_TIMEOUT_S: Final = 3.0
+_SECRET_PARTS: Final = ("password", "secret", "key", "token")
+
+
+def run_gateway() -> None:
+    """Serve until a signal; raises StartRefused and SettingsError like `service.run`."""
+    settings = read_settings()
+    set_up_logs(settings)
+    try:
+        uvloop.run(_serve(settings))
+    except OSError as error:
+        if error.errno not in {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}:
+            raise
+        where = f"{settings.metrics_host}:{settings.metrics_port}"
+        raise CommandFailed(
+            f"metrics cannot listen on {where} ({error.strerror}): set SCOOTER_METRICS_PORT to a "
+            "free port, or SCOOTER_METRICS_HOST to an address of this machine"
+        ) from error
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    with stop_on_signals(stop):
+        await service.run(settings, stop=stop)
+
+
+def show_settings(*, as_json: bool) -> None:
+    """Raises SettingsError when one is wrong."""
+    settings = read_settings()
+    rows = [
+        {
+            "name": f"SCOOTER_{name.upper()}",
+            "value": masked(getattr(settings, name)),
+            "default": masked(field.default),
+            "is_set": name in settings.model_fields_set,
+            "meaning": field.description,
+        }
+        for name, field in Settings.model_fields.items()
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    columns = ("name", "value", "default", "meaning")
+    print_table(columns, [[row[name] for name in columns] for row in rows])
+
+
+def masked(value: Any) -> str | int | float | bool | None:  # noqa: ANN401 - any setting
+    """A setting as it may be shown: secrets hidden, also inside addresses."""
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case SecretStr():
+            text = value.get_secret_value()
+            return masked_url(text) if "://" in text else _MASK
+        case _:
+            return str(value)
+
+
+def masked_url(url: str) -> str:
+    """The address with its password hidden, be it before the host or among the parameters."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return _MASK
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
+    where = parts.netloc.rpartition("@")[2] if "," in parts.netloc else host
+    if port is not None and "," not in parts.netloc:
+        where = f"{where}:{port}"
+    if parts.password is not None:
+        where = f"{parts.username or ''}:{_MASK}@{where}"
+    elif parts.username is not None:
+        where = f"{parts.username}@{where}"
+    query = "&".join(_masked_parameter(each) for each in parts.query.split("&"))
+    return urlunsplit(parts._replace(netloc=where, query=query, fragment=""))
+
+
+def _masked_parameter(parameter: str) -> str:
+    name, equals, _ = parameter.partition("=")
+    is_secret = any(part in name.lower() for part in _SECRET_PARTS)
+    return f"{name}={_MASK}" if equals and is_secret else parameter
+
+
+async def migrate_postgres(*, dry_run: bool, as_json: bool) -> None:
+    """Raises MigrationError when files and database do not belong together."""
+    settings = read_settings()
+    async with cli_servers.postgres(settings) as pool:
+        todo = await pending(pool)
+    for name in todo:
+        talk(f"{'would apply' if dry_run else 'applying'} {name} …")
+    applied: list[str] = []
+    if todo and not dry_run:
+        with cli_servers.postgres_told():
+            try:
+                applied = await migrate(settings.postgres_url.get_secret_value())
+            except asyncpg.LockNotAvailableError:
+                raise CommandFailed(
+                    "another migration runs and did not end in time: look at that one, then "
+                    "start this again",
+                    code=Exit.TIMED_OUT,
+                ) from None
+    if as_json:
+        print_json({"pending": todo if dry_run else [], "applied": applied})
+    talk(f"{len(todo)} pending" if dry_run else f"{len(applied)} applied; up to date")
+
+
+def show_health(*, live_only: bool, as_json: bool) -> None:
+    """Raises CommandFailed unless each answer is good."""
+    settings = read_settings()
+    if settings.metrics_port == 0:
+        raise SettingsError(["SCOOTER_METRICS_PORT: is 0, so nobody can know the port to ask"])
+    answers = {
+        name: _ask(settings, f"/{name}") for name in ("healthz", "readyz")[: 1 if live_only else 2]
+    }
+    if as_json:
+        print_json(answers)
+    else:
+        columns = ("asked", "ok", "problems")
+        print_table(columns, [(name, said["ok"], _joined(said)) for name, said in answers.items()])
+    if not all(said["ok"] for said in answers.values()):
+        raise CommandFailed("the gateway is not well")
+
+
+def _joined(said: dict[str, Any]) -> str:
+    return "; ".join(f"{name}: {why}" for name, why in said["problems"].items())
+
+
+def _ask(settings: Settings, path: str) -> dict[str, Any]:
+    wildcards = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - not bound
+    host = wildcards.get(settings.metrics_host, settings.metrics_host)
+    where = f"{host}:{settings.metrics_port}"
+    connection = http.client.HTTPConnection(host, settings.metrics_port, timeout=_TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        answer = orjson.loads(connection.getresponse().read())
+        return {"ok": answer["ok"] is True, "problems": dict(answer["problems"])}
+    except TimeoutError:
+        raise CommandFailed(
+            f"nothing answers at {where} within {_TIMEOUT_S:.0f} s", code=Exit.TIMED_OUT
+        ) from None
+    except OSError as error:
+        raise CommandFailed(
+            f"no gateway at {where} ({error.strerror or error}): start it, or set "
+            "SCOOTER_METRICS_HOST and SCOOTER_METRICS_PORT as it has them"
+        ) from None
+    except (http.client.HTTPException, ValueError, KeyError, TypeError):
+        raise CommandFailed(f"what answers at {where} is no gateway") from None
+    finally:
+        connection.close()
