@@ -12,7 +12,7 @@ import structlog
 from gateway.metrics import Metrics
 from gateway.outage import Outage
 from gateway.settings import Settings
-from gateway.storage.postgres import AWAY
+from gateway.storage.postgres import AWAY, transaction
 
 log = structlog.get_logger()
 
@@ -101,7 +101,7 @@ async def make_ahead(
 async def _make(pool: asyncpg.Pool, table: str, column: str, day: date) -> bool:
     name = f"{table}_p{day:%Y%m%d}"
     first, end = _bound(table, day), _bound(table, day + timedelta(days=1))
-    async with pool.acquire() as connection, connection.transaction():
+    async with pool.acquire() as connection, transaction(connection):
         await _lock(connection)
         if await connection.fetchval(_EXISTS, name):
             return False  # another gateway was faster
@@ -141,7 +141,7 @@ async def drop_old(pool: asyncpg.Pool, *, keep: Mapping[str, int], today: date) 
 
 
 async def _drop(pool: asyncpg.Pool, table: str, name: str) -> None:
-    async with pool.acquire() as connection, connection.transaction():
+    async with pool.acquire() as connection, transaction(connection):
         await _lock(connection)
         if await connection.fetchval(_EXISTS, name):
             await connection.execute(f"ALTER TABLE {table} DETACH PARTITION {name}")

@@ -2,14 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import asyncpg
 
 from gateway.storage.migrate import migrate, pending
 
-__all__ = ["AWAY", "check_postgres", "is_bad_row", "migrate", "open_postgres", "pending"]
+__all__ = [
+    "AWAY",
+    "check_postgres",
+    "is_bad_row",
+    "migrate",
+    "open_postgres",
+    "pending",
+    "transaction",
+]
 
 AWAY: Final[tuple[type[BaseException], ...]] = (
     OSError,
@@ -28,6 +36,13 @@ AWAY: Final[tuple[type[BaseException], ...]] = (
 )
 """Postgres cannot serve now: wait, and repeat the same thing. Ask `is_bad_row` first."""
 
+_NO_ANSWER: Final = (
+    asyncio.CancelledError,
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 _OLDEST_VERSION: Final = 140_000
 
 _TABLES_OF_OTHERS = """
@@ -72,6 +87,28 @@ async def open_postgres(
         yield pool
     finally:
         await _close(pool)
+
+
+@asynccontextmanager
+async def transaction(connection: asyncpg.Connection) -> AsyncGenerator[None, None]:
+    """A transaction, or a savepoint within one, that can be cancelled while Postgres is frozen.
+
+    The driver's own would wait for the answer to its ROLLBACK, and turn a cancellation into a
+    TimeoutError. Where no answer can be expected, this one drops the connection instead.
+    """
+    block = connection.transaction()
+    try:
+        await block.start()
+        yield
+        await block.commit()
+    except _NO_ANSWER:
+        with suppress(asyncpg.InterfaceError):  # an inner savepoint dropped it already
+            connection.terminate()
+        raise
+    except BaseException:
+        with suppress(asyncpg.InterfaceError):  # the connection died with what was raised
+            await block.rollback()
+        raise
 
 
 async def _close(pool: asyncpg.Pool) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import asyncpg
 from redis.asyncio import Redis
 
+from gateway.storage.postgres import transaction
 from gateway.telemetry.history_stream import HISTORY_LIFE, START
 from gateway.telemetry.state_store import CHANGES, CLAIMED, DIRTY, HISTORY, POSITION, SCOOTER
 
@@ -124,7 +125,7 @@ async def erase(
     await _wait_for_snapshot(redis, scooter_id, deadline)
     waiting = await _wait_for_history(pool, redis, scooter_id, deadline)
     counts = {"scooter:state": int(erased), "scooters:history": waiting}
-    async with pool.acquire() as connection, connection.transaction():
+    async with pool.acquire() as connection, transaction(connection):
         span, before = (scooter_id, start, end), int(version or 1) - 1
         counts["scooter_state"] = _rows(await connection.execute(_STATE, *span, before))
         await connection.execute(_ASIDE, scooter_id, before)

@@ -13,6 +13,7 @@ from gateway.errors import GatewayError
 from gateway.metrics import Metrics
 from gateway.outage import Outage
 from gateway.storage.postgres import AWAY as POSTGRES_AWAY
+from gateway.storage.postgres import transaction
 from gateway.storage.redis import is_away
 from gateway.telemetry.history_entries import Event, LateReport, Reject, Row
 from gateway.telemetry.history_rows import store
@@ -101,7 +102,7 @@ class History:
         return len(rows)
 
     async def _commit_page(self) -> tuple[str, list[Row]]:
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with self._pool.acquire() as connection, transaction(connection):
             life, cursor = await connection.fetchrow(_LOCK_CURSOR)
             page = await self._stream.after(life=life, cursor=cursor)
             await self._step("read")

@@ -8,7 +8,7 @@ from typing import Final
 import asyncpg
 import structlog
 
-from gateway.storage.postgres import is_bad_row
+from gateway.storage.postgres import is_bad_row, transaction
 from gateway.telemetry.history_entries import Entry, Event, LateReport, Reject, Row
 
 log = structlog.get_logger()
@@ -75,7 +75,7 @@ async def _store(
     connection: asyncpg.Connection, entries: Sequence[Entry], rows: list[Row]
 ) -> list[Row]:
     try:
-        async with connection.transaction():
+        async with transaction(connection):
             await _insert(connection, rows)
     except asyncpg.PostgresError as error:
         if not is_bad_row(error):

@@ -3,12 +3,13 @@
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import asyncpg
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from gateway.metrics import Metrics
 from gateway.servers import Servers
@@ -187,19 +188,50 @@ async def _is_empty_now(redis: Redis) -> bool:
 
 async def test_a_frozen_postgres_is_waited_for_and_its_batch_repeated(own_servers: Servers) -> None:
     await migrate(own_servers.postgres_url)
-    receipts = Receipts()
-    async with (
-        open_redis(own_servers.redis_admin_url) as redis,
-        open_postgres(own_servers.postgres_url, timeout_s=1.0) as pool,
-        draining(redis, pool, receipts),
-    ):
-        await append(redis, "event", event("before"))
-        await eventually(lambda: emptied(redis), what="an empty stream")
+    with capture_logs() as lines:
+        async with (
+            open_redis(own_servers.redis_admin_url) as redis,
+            open_postgres(own_servers.postgres_url, timeout_s=0.5) as pool,
+            draining(redis, pool, Receipts()),
+        ):
+            await append(redis, "event", event("before"))
+            await eventually(lambda: emptied(redis), what="an empty stream")
 
-        own_servers.postgres.pause()
-        await append_some(redis, "a")
-        own_servers.postgres.resume()
-        await eventually(lambda: emptied(redis), within_s=30, what="an empty stream")
+            own_servers.postgres.pause()
+            await append_some(redis, "a")
+            await eventually(lambda: _said(lines, "away"), what="a line about it")
+            own_servers.postgres.resume()
+            await eventually(lambda: emptied(redis), within_s=30, what="an empty stream")
 
-        assert await rejects(pool) == {"same": 2, "a": 1}
-        assert sorted(await events(pool)) == ["a1", "a2", "before"]
+            assert await rejects(pool) == {"same": 2, "a": 1}
+            assert sorted(await events(pool)) == ["a1", "a2", "before"]
+            await eventually(lambda: _said(lines, "back"), what="a line that it is back")
+
+    assert [line["event"] for line in lines if line.get("what") == "history"] == ["away", "back"]
+
+
+async def _said(lines: Sequence[Mapping[str, object]], what: str) -> bool:
+    return any(line["event"] == what and line.get("what") == "history" for line in lines)
+
+
+async def test_a_drain_stops_at_once_while_postgres_is_frozen(own_servers: Servers) -> None:
+    await migrate(own_servers.postgres_url)
+    loop = asyncio.get_running_loop()
+    reached = asyncio.Event()
+
+    async def step(name: str) -> None:
+        if name == "read":
+            own_servers.postgres.pause()
+            reached.set()
+
+    async with open_redis(own_servers.redis_admin_url) as redis:
+        async with (
+            open_postgres(own_servers.postgres_url) as pool,
+            draining(redis, pool, Receipts(), step=step),
+        ):
+            await append(redis, "event", event("1"))
+            await reached.wait()
+            since = loop.time()
+        assert loop.time() - since < 5
+        assert await redis.xlen(HISTORY) == 1
+    own_servers.postgres.resume()
