@@ -30,6 +30,15 @@ class PublishUnknown(GatewayError):
         self.topic = topic
 
 
+def _keep_cancelled() -> None:
+    """A cancel must not get lost: aiomqtt's exit may fail and hide it, and before Python 3.12
+    `wait_for` swallows one that comes together with the answer (python/cpython#86296).
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class Downlink:
     """One connection that publishes; `may_connect` is awaited before each CONNECT."""
 
@@ -91,10 +100,7 @@ class Downlink:
                 await self._stay_connected()
             except aiomqtt.MqttError as error:
                 reason = str(error)
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    # A broker that is away makes the client's exit fail and hide the cancel.
-                    raise asyncio.CancelledError from error
+                _keep_cancelled()
             except TimeoutError:
                 reason = "told to leave"
             await asyncio.sleep(self._outage.away(reason))
@@ -106,23 +112,27 @@ class Downlink:
             self._until.reschedule(asyncio.get_running_loop().time())
 
     async def _stay_connected(self) -> None:
-        connected = self._metrics.connected.labels(connection="downlink")
         try:
             async with self._new_client() as client, asyncio.timeout(None) as self._until:
-                await self._say(client, "online")
-                await client.subscribe(DROPPED)
-                self._outage.back()
-                self._metrics.reconnects.labels(connection="downlink").inc()
-                connected.set(1)
-                self._client = client
                 try:
+                    await self._say(client, "online")
+                    await client.subscribe(DROPPED)
+                    _keep_cancelled()
+                    self._tell_connected(client)
                     await self._read_dropped(client)
                 except asyncio.CancelledError:
+                    self._client = None
                     await self._say_goodbye(client)
                     raise
         finally:
             self._client = self._until = None
-            connected.set(0)
+            self._metrics.connected.labels(connection="downlink").set(0)
+
+    def _tell_connected(self, client: aiomqtt.Client) -> None:
+        self._client = client
+        self._outage.back()
+        self._metrics.reconnects.labels(connection="downlink").inc()
+        self._metrics.connected.labels(connection="downlink").set(1)
 
     async def _read_dropped(self, client: aiomqtt.Client) -> None:
         async for message in client.messages:
@@ -136,7 +146,6 @@ class Downlink:
         await client.publish(topics.gateway_status(self._instance), payload, qos=1, retain=True)
 
     async def _say_goodbye(self, client: aiomqtt.Client) -> None:
-        self._client = None
         try:
             async with asyncio.timeout(1.0):
                 await self._say(client, "offline")
