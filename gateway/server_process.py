@@ -173,12 +173,19 @@ def owner_of_files() -> int:
 
 
 def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
     try:
         listings = list(Path(f"/proc/{pid}/task").glob("*/children"))
-        children = [int(child) for each in listings for child in each.read_text().split()]
-    except OSError:  # it ended while we looked, and so did its children's parent
-        return []
-    return [each for child in children for each in (child, *_descendants(child))]
+    except OSError:  # the process ended while we looked
+        return found
+    for listing in listings:
+        try:
+            children = [int(child) for child in listing.read_text().split()]
+        except OSError:  # the thread did
+            continue
+        for child in children:
+            found += [child, *_descendants(child)]
+    return found
 
 
 def _signal_all(pids: Sequence[int], number: signal.Signals) -> None:
