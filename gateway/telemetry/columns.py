@@ -20,6 +20,7 @@ STATE: Final = (*SNAPSHOT, "uptime_ms", "interval_s", "boot", "wake_s")
 """Fields of the hash that are columns of `scooter_state`."""
 
 MS_COLUMNS: Final = frozenset(name for name in STATE if name.endswith("_at"))
+_COLUMNS: Final = ("version", *STATE)
 _TEXT: Final = ("battery_id", "lock", "firmware", "presence")
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
@@ -34,5 +35,12 @@ def copy_line(scooter_id: str, state: State) -> str:
         if name in texts:
             texts[name] = texts[name].translate(_ESCAPES)
     fields = orjson.dumps(state).decode().replace("\\", "\\\\")
-    columns = "\t".join([texts.get(name, "\\N") for name in STATE])
-    return f"{scooter_id}\t{state['version']}\t{columns}\t{fields}\n"
+    columns = "\t".join([texts.get(name, "\\N") for name in _COLUMNS])
+    if columns.count("\t") != len(_COLUMNS) - 1 or "\n" in columns or "\r" in columns:
+        columns = "\t".join([_escaped(state.get(name)) for name in _COLUMNS])
+    return f"{scooter_id}\t{columns}\t{fields}\n"
+
+
+def _escaped(text: str | None) -> str:
+    """For a hash that someone else's hand was in: Postgres then sees what it holds, and refuses."""
+    return "\\N" if text is None else text.translate(_ESCAPES)

@@ -1,5 +1,6 @@
 """From bytes to a message of the contract, or to a DecodeError that names the field; pure."""
 
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -96,6 +97,8 @@ def _samples(payload: bytes) -> tuple[list[Fields], list[str]]:
             good.append(_with_fix(_validated(Uplink.TELEMETRY, orjson.dumps(part))))
         except DecodeError as error:
             bad.append(f"{number}.{error.reason}")
+        except orjson.JSONEncodeError as error:  # orjson reads deeper nesting than it writes
+            bad.append(f"{number}.payload: {error}")
     if not good:
         raise whole
     return good, bad
@@ -114,20 +117,23 @@ def _check_text(payload: bytes) -> None:
 
 def _has_nul(payload: bytes) -> bool:
     try:
-        return "\0" in "".join(_texts(orjson.loads(payload)))
+        return any("\0" in text for text in _texts(orjson.loads(payload)))
     except orjson.JSONDecodeError:
         return False  # the validator will say what is wrong with it
 
 
-def _texts(value: object) -> list[str]:
-    match value:
-        case str():
-            return [value]
-        case list():
-            return [text for item in value for text in _texts(item)]
-        case dict():
-            return [text for pair in value.items() for item in pair for text in _texts(item)]
-    return []
+def _texts(value: object) -> Iterator[str]:
+    """Every text in a document; not recursive, because a document may be nested deeply."""
+    left = [value]
+    while left:
+        match left.pop():
+            case str() as text:
+                yield text
+            case list() as items:
+                left.extend(items)
+            case dict() as members:
+                left.extend(members.keys())
+                left.extend(members.values())
 
 
 def _with_fix(body: Fields) -> Fields:

@@ -3,8 +3,9 @@
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, Literal, NamedTuple
+from uuid import uuid4
 
 import asyncpg
 import orjson
@@ -21,6 +22,14 @@ log = structlog.get_logger()
 CHUNK: Final = 500
 _ONE: Final = "SELECT scooter_id, fields::text AS fields FROM scooter_state WHERE scooter_id = $1"
 _ALL: Final = "SELECT scooter_id, fields::text AS fields FROM scooter_state"
+
+# A Redis that was emptied again during the refill has lost the first states, and this witness.
+_SET_LOADED: Final = """
+if redis.call('DEL', KEYS[1]) == 0 then return 0 end
+redis.call('SET', KEYS[2], ARGV[1])
+return 1
+"""
+_WITNESS_S: Final = 3600
 
 
 class Found(NamedTuple):
@@ -47,6 +56,7 @@ class Refiller:
         self._pool = pool
         self._stale_after_ms = int(stale_after_s * 1000)
         self._refill = redis.register_script(script("refill"))
+        self._set_loaded = redis.register_script(_SET_LOADED)
         self._one_at_a_time = asyncio.Lock()
 
     async def fleet(self) -> int:
@@ -59,16 +69,24 @@ class Refiller:
             with redis_translated():
                 if await self._redis.exists(LOADED):
                     return 0
-            refilled = 0
-            with postgres_translated():
-                async with self._pool.acquire() as connection, connection.transaction():
-                    rows = await connection.cursor(_ALL)
-                    while chunk := await rows.fetch(CHUNK):
-                        refilled += await self._put_back(chunk)
+            witness = f"{LOADED}:{uuid4().hex}"
             with redis_translated():
-                await self._redis.set(LOADED, time.time_ns() // 1_000_000)
+                await self._redis.set(witness, 1, ex=_WITNESS_S)
+            refilled = await self._put_all_back()
+            with redis_translated():
+                if not await self._set_loaded(keys=[witness, LOADED], args=[_now_ms()]):
+                    raise ServerAway("redis", "it was emptied again during the refill")
             log.info("states refilled from postgres", scooters=refilled)
             return refilled
+
+    async def _put_all_back(self) -> int:
+        refilled = 0
+        with postgres_translated():
+            async with self._pool.acquire() as connection, connection.transaction():
+                rows = await connection.cursor(_ALL)
+                while chunk := await rows.fetch(CHUNK):
+                    refilled += await self._put_back(chunk)
+        return refilled
 
     async def scooter(self, scooter_id: str) -> State | None:
         """Refill one state and return it as Postgres has it; None if Postgres has none."""
@@ -76,7 +94,8 @@ class Refiller:
             row = await self._pool.fetchrow(_ONE, scooter_id)
         if row is None:
             return None
-        await self._put_back([row])
+        with suppress(ServerAway):  # what Postgres says is true without it
+            await self._put_back([row])
         state: State = orjson.loads(row["fields"])
         return {name: text for name, text in state.items() if name not in INTERNAL}
 
@@ -85,6 +104,10 @@ class Refiller:
         batch = f"[{','.join(states)}]"
         with redis_translated():
             return int(await self._refill(args=[batch, self._stale_after_ms]))
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 async def read_through(scooter_id: str, *, states: StateStore, refiller: Refiller) -> Found | None:

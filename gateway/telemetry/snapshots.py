@@ -54,19 +54,20 @@ def _changed(names: tuple[str, ...]) -> str:
     return ", ".join(f"{name} = EXCLUDED.{name}" for name in ("version", *names, "stored_at"))
 
 
-# A version is our clock in µs, so that the same state always falls into the same period.
+# A version is our clock in µs, so that the same state always falls into the same period. Rows are
+# taken in order, so that two writers of the same chunk wait for each other and never deadlock.
 _SNAPSHOTS: Final = f"""
     INSERT INTO scooter_snapshots AS s (scooter_id, period_start, version, {", ".join(SNAPSHOT)})
     SELECT scooter_id,
         to_timestamp(floor(version / 1000000.0 / $1::float8) * $1::float8),
         version, {_select(SNAPSHOT)}
-    FROM snapshot_stage
+    FROM snapshot_stage ORDER BY scooter_id
     ON CONFLICT (scooter_id, period_start) DO UPDATE SET {_changed(SNAPSHOT)}
         WHERE EXCLUDED.version > s.version
 """  # noqa: S608 - our own column names
 _STATES: Final = f"""
     INSERT INTO scooter_state AS s (scooter_id, version, {", ".join(STATE)}, fields)
-    SELECT scooter_id, version, {_select(STATE)}, fields FROM snapshot_stage
+    SELECT scooter_id, version, {_select(STATE)}, fields FROM snapshot_stage ORDER BY scooter_id
     ON CONFLICT (scooter_id) DO UPDATE SET {_changed((*STATE, "fields"))}
         WHERE EXCLUDED.version > s.version
 """  # noqa: S608 - as above
@@ -120,7 +121,8 @@ class DirtySet:
 
 
 def _state(flat: list[bytes]) -> State:
-    return {flat[n].decode(): flat[n + 1].decode() for n in range(0, len(flat), 2)}
+    texts = [text.decode(errors="replace") for text in flat]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
 
 
 async def write_chunk(pool: asyncpg.Pool, claimed: list[Claimed], *, period_s: float) -> int:
@@ -151,12 +153,13 @@ async def write_round(
     while claimed := await dirty.claim(marked_before_ms=began_ms):
         try:
             with metrics.snapshot_seconds.time():
-                rows += await _write_good(pool, claimed, period_s=period_s)
+                written = await _write_good(pool, claimed, period_s=period_s)
         except AWAY:
             await dirty.release(claimed)
             raise
+        metrics.snapshot_rows.inc(written)
+        rows += written
         await dirty.clear(claimed)
-    metrics.snapshot_rows.inc(rows)
     return rows
 
 

@@ -92,7 +92,7 @@ class StateStore:
         """One scooter's state without the fields that are for the scripts; None if unknown."""
         with redis_translated():
             fields: dict[bytes, bytes] = await self._redis.hgetall(f"{SCOOTER}{scooter_id}")  # type: ignore[assignment]
-        state = {name.decode(): value.decode() for name, value in fields.items()}
+        state = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
         return {name: value for name, value in state.items() if name not in INTERNAL} or None
 
     async def near(self, lat: float, lon: float, *, within_m: float) -> list[tuple[str, float]]:

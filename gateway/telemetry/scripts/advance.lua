@@ -41,20 +41,28 @@ local function append_or_drop(kind, id, body)
   end
 end
 
--- A report as its scooter sent it, but for a clock that is not believed.
+-- A report as its scooter sent it, but for a clock that is not believed. The texts of numbers are
+-- taken as they are: the encoder would round them.
 local function report_body(report)
-  local order, body = report.o, {}
-  if order[2] >= 0 then body.boot, body.seq = order[1], order[2] end
-  if order[3] > 0 then body.ts = order[3] end
-  if report.u then body.up = report.u[2] end
+  local order, members = report.o, {}
+  local function add(wire, text)
+    members[#members + 1] = '"' .. wire .. '":' .. text
+  end
+  if order[3] > 0 then add('ts', integer(order[3])) end
+  if order[1] >= 0 then
+    add('boot', integer(order[1]))
+    add('seq', integer(order[2]))
+  end
+  if report.u then add('up', integer(report.u[2])) end
   for group, texts in pairs(report.g) do
+    local before = #members
     for index, text in ipairs(texts) do
       local wire = WIRES[group][index]
-      if text and not IS_TEXT[wire] then text = cjson.decode('[' .. text .. ']')[1] end
-      body[wire] = text or nil
+      if text then add(wire, IS_TEXT[wire] and cjson.encode(text) or text) end
     end
+    if #members == before then add(WIRES[group][1], 'null') end
   end
-  return next(body) and cjson.encode(body) or '{}'
+  return '{' .. table.concat(members, ',') .. '}'
 end
 
 local function heard(scooter)
@@ -64,6 +72,7 @@ end
 
 local function wake(scooter)
   local came_back = set_presence(scooter, 'online', at)
+  if came_back then put(scooter, 'wake_s', false) end
   if came_back or scooter.paced then watch_silence(scooter, at, stale_after_ms) end
 end
 
@@ -77,7 +86,21 @@ end
 
 local function seen(scooter, report)
   heard(scooter)
-  if not stays_asleep(scooter, report.u) then wake(scooter) end
+  if stays_asleep(scooter, report.u) then return end
+  if scooter.presence == 'sleeping' or scooter.presence == 'offline' then
+    internal_of(scooter).goodbye = nil
+    keep_internal(scooter)
+  end
+  wake(scooter)
+end
+
+-- What a birth says comes before the reports of its boot, and after those of older ones.
+local function birth_interval(scooter, boot, interval_s)
+  local report = { o = { boot or -1, -1, 0 }, g = { interval = { format_number(interval_s) } } }
+  report.t = order_text(report.o)
+  if fold_group(scooter, 'interval', report, 1) == 0 then
+    write_group(scooter, 'interval', report.t, report.g.interval)
+  end
 end
 
 local function birth(scooter, message, retained)
@@ -94,42 +117,50 @@ local function birth(scooter, message, retained)
     watch_silence(scooter, at, stale_after_ms)
     return
   end
-  local paced, described = order_in(scooter, 'interval'), order_in(scooter, 'device')
-  if interval_s and not (boot and paced and paced[1] == boot) then
-    put(scooter, 'interval_s', string.format('%.15g', interval_s))
-    scooter.paced = true
-  end
-  if given(message.fw) and not (boot and described and described[1] == boot) then
-    put(scooter, 'firmware', message.fw)
-  end
+  if interval_s then birth_interval(scooter, boot, interval_s) end
+  if given(message.fw) then tell_firmware(scooter, boot, message.fw) end
   if given(message.up) then fold_uptime(scooter, boot or -1, message.up, at, true) end
   heard(scooter)
   wake(scooter)
 end
 
--- Whether a goodbye or a will belongs to the connection that we know of.
-local function is_current(known, message)
+-- Whether a goodbye or a will belongs to the connection that we know of. What the broker retained
+-- may be all that is left of a later boot.
+local function is_current(scooter, message, retained)
+  local known = internal_of(scooter).conn
   if not known then return true end
   local boot, number = given(message.boot), given(message.conn)
-  if boot and known.boot and boot ~= known.boot then return false end
+  if boot and known.boot and boot ~= known.boot then
+    local unknown = index_of(boots_of(scooter), boot) == 0
+    return retained and unknown and boot > known.boot
+  end
   return not (number and known.number) or number >= known.number
+end
+
+-- A retained goodbye comes again with every subscription.
+local function is_told(scooter, message)
+  local known = internal_of(scooter).goodbye
+  return known and scooter.presence == message.s
+    and known.boot == given(message.boot) and known.up == given(message.up)
 end
 
 local function goodbye(scooter, message, retained)
   local internal = internal_of(scooter)
+  if retained and is_told(scooter, message) then return end
   if not retained then heard(scooter) end
   internal.goodbye = { at = at, boot = given(message.boot), up = given(message.up) }
   internal.lost_at = nil
   keep_internal(scooter)
   local wake_s = given(message.wake)
-  put(scooter, 'wake_s', wake_s and string.format('%.15g', wake_s) or false)
+  put(scooter, 'wake_s', wake_s and format_number(wake_s) or false)
   set_presence(scooter, message.s, at)
   redis.call('ZREM', 'scooters:deadlines', scooter.id)
 end
 
 local function will(scooter)
-  if scooter.presence == 'lost' or internal_of(scooter).goodbye then return end
-  internal_of(scooter).lost_at = at
+  local internal = internal_of(scooter)
+  if scooter.presence == 'lost' or internal.goodbye or internal.lost_at then return end
+  internal.lost_at = at
   keep_internal(scooter)
   redis.call('ZADD', 'scooters:deadlines', integer(at + GRACE_MS), scooter.id)
 end
@@ -140,7 +171,7 @@ local function status(scooter, message, retained)
     local repeated = known and scooter.presence
       and known.boot == given(message.boot) and known.number == given(message.conn)
     if not (retained and repeated) then birth(scooter, message, retained) end
-  elseif is_current(known, message) then
+  elseif is_current(scooter, message, retained) then
     if message.s == 'lost' then will(scooter) else goodbye(scooter, message, retained) end
   end
 end
@@ -188,20 +219,34 @@ function take.cleared()
 end
 
 local scooters, outcomes = {}, {}
+
+-- A hash that someone else's hand made unreadable must not stop the others: it is foreign too.
+local function taken(entry)
+  local scooter = scooters[entry.id]
+  if scooter == nil then
+    scooter = load_scooter(entry.id) or false
+    scooters[entry.id] = scooter
+  end
+  if not scooter then return 'foreign' end
+  local is_taken, outcome = pcall(take[entry.k], scooter, entry)
+  if is_taken then return outcome end
+  if type(outcome) == 'table' then error(outcome) end -- Redis itself refused
+  scooters[entry.id] = false
+  return 'foreign'
+end
+
 for index, entry in ipairs(input.entries) do
   if entry.k == 'reject' then
     append_or_drop('reject', entry.id, entry.b)
     outcomes[index] = 'rejected'
   else
-    local scooter = scooters[entry.id] or load_scooter(entry.id)
-    scooters[entry.id] = scooter
-    outcomes[index] = scooter and take[entry.k](scooter, entry) or 'foreign'
+    outcomes[index] = taken(entry)
   end
 end
 
 local changed = {}
 for id, scooter in pairs(scooters) do
-  if scooter.changed then
+  if scooter and scooter.changed then
     store(scooter, told)
     changed[#changed + 1] = id
   end

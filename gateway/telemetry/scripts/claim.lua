@@ -16,7 +16,8 @@ repeat
     if held_until <= now_ms and #claimed < wanted * 2 then
       redis.call('ZADD', 'scooters:claimed', now_ms + tonumber(ARGV[3]), id)
       claimed[#claimed + 1] = id
-      claimed[#claimed + 1] = redis.call('HGETALL', 'scooter:' .. id)
+      local state = redis.pcall('HGETALL', 'scooter:' .. id)
+      claimed[#claimed + 1] = state.err and {} or state -- nothing, where the key is not ours
     end
   end
   skipped = skipped + #due

@@ -6,8 +6,8 @@ local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 for index = 1, #ARGV, 2 do
   local id, written = ARGV[index], ARGV[index + 1]
-  local version = redis.call('HGET', 'scooter:' .. id, 'version')
-  if not version or version == written then
+  local version = redis.pcall('HGET', 'scooter:' .. id, 'version')
+  if not version or type(version) == 'table' or version == written then
     redis.call('ZREM', 'scooters:dirty', id)
   else
     redis.call('ZADD', 'scooters:dirty', 'XX', now_ms, id)

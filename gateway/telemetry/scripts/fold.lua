@@ -3,21 +3,33 @@
 -- A report is {o = {boot, seq, ts}, g = {group = texts}, u = {boot, up}}; a text is false where
 -- the report leaves the field unknown. NAMES has the fields of each group in the same order.
 
+local function kept_of(scooter, boot)
+  if index_of(boots_of(scooter), boot) == 0 then return nil end
+  local aside, number = aside_of(scooter), integer(boot)
+  aside[number] = aside[number] or {}
+  return aside[number]
+end
+
 local function set_aside(scooter, group, order, texts, measured_at)
-  if index_of(boots_of(scooter), order[1]) == 0 then return -1 end
-  local aside, boot = aside_of(scooter), integer(order[1])
-  aside[boot] = aside[boot] or {}
-  local kept = aside[boot][group]
+  local groups = kept_of(scooter, order[1])
+  if not groups then return -1 end
+  local kept = groups[group]
   if kept and kept.order[2] >= order[2] then return kept.order[2] == order[2] and 0 or -1 end
   local brief = { order[1], order[2], order[3] }
-  aside[boot][group] = { order = brief, texts = texts, at = measured_at }
+  groups[group] = { order = brief, texts = texts, at = measured_at }
   keep_aside(scooter)
   return -1
 end
 
 local function set_aside_stored(scooter, group, order)
   local texts = {}
-  for index, name in ipairs(NAMES[group]) do texts[index] = field(scooter, name) end
+  for index, name in ipairs(NAMES[group]) do
+    if name == 'firmware' then
+      texts[index] = own_firmware(scooter)
+    else
+      texts[index] = field(scooter, name)
+    end
+  end
   set_aside(scooter, group, order, texts, TIMES[group] and field(scooter, TIMES[group]))
 end
 
@@ -34,7 +46,7 @@ local function write_group(scooter, group, order_start, texts, measured_at)
     end
   end
   -- Clearing what is not there would cost as much as writing it.
-  if last and old and string.sub(old, last) ~= known then
+  if last and (not old or string.sub(old, last) ~= known) then
     for index, name in ipairs(names) do
       if not texts[index] then fields[name] = false end
     end
@@ -52,17 +64,56 @@ forget_aside = function(scooter, number)
   keep_aside(scooter)
 end
 
+local function write_uptime(scooter, boot, up, at)
+  put(scooter, 'uptime_ms', integer(up))
+  put(scooter, 'uptime_at', integer(at))
+  scooter.stored[4] = up
+  if boot ~= tonumber(scooter.stored[5] or nil) then
+    put(scooter, 'uptime_boot', boot >= 0 and integer(boot))
+    scooter.stored[5] = boot >= 0 and boot or nil
+  end
+end
+
+local function set_aside_uptime(scooter, boot, up, at)
+  local groups = kept_of(scooter, boot)
+  if not groups or (groups.uptime and groups.uptime.up >= up) then return end
+  groups.uptime = { up = up, at = at }
+  keep_aside(scooter)
+end
+
+-- The scooter's own clock for deadlines: within a boot the largest `up`, and when we heard it.
+local function fold_uptime(scooter, boot, up, at, newer)
+  local known, known_up = tonumber(scooter.stored[5] or nil), tonumber(scooter.stored[4] or nil)
+  if boot >= 0 and (known == boot or not known_up) then
+    newer = up > (known_up or -1)
+  elseif boot >= 0 and known then
+    local boots = boots_of(scooter)
+    if index_of(boots, boot) + index_of(boots, known) > 0 then
+      newer = later_boot(scooter, boot, known)
+    end
+    if newer and known_up then
+      set_aside_uptime(scooter, known, known_up, tonumber(field(scooter, 'uptime_at') or nil) or at)
+    elseif not newer then
+      set_aside_uptime(scooter, boot, up, at)
+    end
+  end
+  if newer then write_uptime(scooter, boot, up, at) end
+end
+
 -- A boot became the current one: what was set aside from it is newer than what is shown.
 promote = function(scooter, number)
   local aside, boot = aside_of(scooter), integer(number)
   local groups = aside[boot]
   if not groups then return end
   aside[boot] = nil
+  local uptime = groups.uptime
+  groups.uptime = nil
   for group, kept in pairs(groups) do
     local old = order_in(scooter, group)
-    if old and old[2] >= 0 then set_aside_stored(scooter, group, old) end
+    if old and old[1] >= 0 then set_aside_stored(scooter, group, old) end
     write_group(scooter, group, order_text(kept.order), kept.texts, kept.at)
   end
+  if uptime then fold_uptime(scooter, number, uptime.up, uptime.at, true) end
   keep_aside(scooter)
 end
 
@@ -70,42 +121,36 @@ end
 local function fold_group(scooter, group, report, arrival, measured_at)
   local order, texts, old = report.o, report.g[group] or {}, order_in(scooter, group)
   local verdict = compare(scooter, order, old, arrival)
-  local other_boot = old and old[1] ~= order[1] and old[2] >= 0 and order[2] >= 0
+  local other_boot = old and old[1] ~= order[1] and old[1] >= 0 and order[1] >= 0
   if verdict == 1 then
+    local start = report.t
     if other_boot then set_aside_stored(scooter, group, old) end
-    write_group(scooter, group, report.t, texts, measured_at)
+    -- A report without a number leaves the last number, so that no older one of its boot returns.
+    if order[1] < 0 and old and old[1] >= 0 then
+      start = order_text({ old[1], old[2], order[3] })
+    end
+    write_group(scooter, group, start, texts, measured_at)
+    if group == 'device' then show_firmware(scooter) end
   elseif verdict == -1 and other_boot then
     return set_aside(scooter, group, order, texts, measured_at)
   end
   return verdict
 end
 
--- The scooter's own clock for deadlines: within a boot the largest `up`, and when we heard it.
-local function fold_uptime(scooter, boot, up, at, newer)
-  local known = tonumber(scooter.stored[5] or nil)
-  if boot >= 0 and known then
-    if boot == known then
-      newer = up > (tonumber(scooter.stored[4] or nil) or -1)
-    else
-      newer = later_boot(scooter, boot, known)
-    end
-  end
-  if not newer then return end
-  put(scooter, 'uptime_ms', integer(up))
-  put(scooter, 'uptime_at', integer(at))
-  scooter.stored[4] = up
-  if boot ~= known then
-    put(scooter, 'uptime_boot', boot >= 0 and integer(boot))
-    scooter.stored[5] = boot >= 0 and boot or nil
-  end
-end
-
 -- Nearly every report comes from the current boot and is its newest: then it is the newest in
 -- each of its groups, and no order but the report's own needs to be read.
 local function is_newest(scooter, order)
-  if scooter.boot ~= order[1] or order[2] < 0 then return false end
+  if scooter.boot ~= order[1] or order[1] < 0 then return false end
   local newest = order_in(scooter, 'report')
   return newest and newest[1] == order[1] and newest[2] < order[2]
+end
+
+-- Whether a report of the current boot replaces a group of another one, or of none.
+local function takes_over(scooter, group, order)
+  local old = order_in(scooter, group)
+  if old and old[1] < 0 then return compare(scooter, order, old, 1) == 1 end
+  if old then set_aside_stored(scooter, group, old) end
+  return true
 end
 
 local function fold_newest(scooter, report, at_text)
@@ -114,10 +159,10 @@ local function fold_newest(scooter, report, at_text)
   local same_boot = integer(order[1]) .. ':'
   for group, texts in pairs(report.g) do
     local old = scooter.stored[ORDERS[group]]
-    if old and string.sub(old, 1, #same_boot) ~= same_boot then
-      set_aside_stored(scooter, group, order_in(scooter, group))
+    local is_same_boot = not old or string.sub(old, 1, #same_boot) == same_boot
+    if is_same_boot or takes_over(scooter, group, order) then
+      write_group(scooter, group, report.t, texts, recorded_at or at_text)
     end
-    write_group(scooter, group, report.t, texts, recorded_at or at_text)
   end
   write_group(scooter, 'report', report.t, report.g, recorded_at)
 end
@@ -131,8 +176,8 @@ local function fold(scooter, report, at, live)
     if report.u then fold_uptime(scooter, report.u[1], report.u[2], at, true) end
     return 1, false
   end
-  if not live and order[2] < 0 and order[3] == 0 then return -1, true end
-  if order[2] >= 0 and scooter.boot ~= order[1] then place(scooter, order) end
+  if not live and order[1] < 0 and order[3] == 0 then return -1, true end
+  if order[1] >= 0 and scooter.boot ~= order[1] then place(scooter, order) end
   local arrival = live and 1 or -1
   local recorded_at = order[3] > 0 and integer(order[3])
   local measured_at = recorded_at or (live and integer(at))
@@ -147,7 +192,9 @@ local function fold(scooter, report, at, live)
     end
   end
   local verdict = fold_group(scooter, 'report', report, arrival, recorded_at)
-  if live and report.u then fold_uptime(scooter, report.u[1], report.u[2], at, verdict == 1) end
+  if live and report.u and verdict ~= 0 then
+    fold_uptime(scooter, report.u[1], report.u[2], at, verdict == 1)
+  end
   if best == nil then return verdict, verdict == -1 end
   return best, late
 end

@@ -5,24 +5,30 @@
 
 local stale_after_ms = tonumber(ARGV[2])
 local refilled = 0
-for _, row in ipairs(cjson.decode(ARGV[1])) do
-  local scooter = load_scooter(row.id)
-  if scooter and scooter.version < tonumber(row.fields.version) then
-    local set = {}
-    for name, value in pairs(row.fields) do
+
+local function put_back(scooter, fields)
+  local set = {}
+  for name, value in pairs(fields) do
+    if type(value) == 'string' then
       set[#set + 1] = name
       set[#set + 1] = value
     end
-    redis.call('DEL', scooter.key)
-    redis.call('HSET', scooter.key, unpack(set))
-    scooter.fields = row.fields
-    index_position(scooter)
-    local heard_at = row.fields.received_at
-    if heard_at then redis.call('ZADD', 'scooters:last_seen', heard_at, row.id) end
-    if row.fields.presence == 'online' then
-      watch_silence(scooter, tonumber(heard_at or row.fields.presence_at), stale_after_ms)
-    end
-    refilled = refilled + 1
   end
+  redis.call('DEL', scooter.key)
+  redis.call('HSET', scooter.key, unpack(set))
+  scooter.fields = fields
+  index_position(scooter)
+  local heard_at = tonumber(fields.received_at)
+  if heard_at then redis.call('ZADD', 'scooters:last_seen', integer(heard_at), scooter.id) end
+  -- A will that was not judged yet is judged by its deadline, too.
+  if fields.presence == 'online' or internal_of(scooter).lost_at then
+    watch_silence(scooter, heard_at or tonumber(fields.presence_at) or now_ms, stale_after_ms)
+  end
+  refilled = refilled + 1
+end
+
+for _, row in ipairs(cjson.decode(ARGV[1])) do
+  local scooter, version = load_scooter(row.id), tonumber(row.fields.version)
+  if scooter and version and scooter.version < version then put_back(scooter, row.fields) end
 end
 return refilled

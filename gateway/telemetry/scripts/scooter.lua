@@ -1,8 +1,10 @@
 -- One scooter while a script works on it: read once, changed in memory, stored once.
 --
 -- An order field reads boot:seq:ts:known, with -1 without boot and seq, 0 without a believed ts;
--- `known` has a digit for each field of the group, 1 where it has a value. `internal` is JSON
--- for the scripts alone (boots, conn, goodbye, lost_at), and so is `aside`, by boot and group.
+-- seq alone is -1 for what a birth said, which comes before its boot's reports. `known` has a
+-- digit for each field of the group: 0 no value, 1 a value, 2 a value from a birth instead of the
+-- group's own. `internal` is JSON for the scripts alone (boots, conn, goodbye, lost_at, firmware),
+-- and so is `aside`, by boot and group.
 
 local clock = redis.call('TIME')
 local now_us = clock[1] * 1000000 + clock[2]
@@ -41,10 +43,17 @@ local function field(scooter, name)
   return redis.call('HGET', scooter.key, name)
 end
 
+-- What a field holds as JSON; nothing, where someone else's hand made it unreadable.
+local function decoded(scooter, name)
+  local text = redis.call('HGET', scooter.key, name)
+  local is_json, value = pcall(cjson.decode, text or '{}')
+  return is_json and type(value) == 'table' and value or {}
+end
+
 local function internal_of(scooter)
   if not scooter.internal then
-    local text = redis.call('HGET', scooter.key, 'internal')
-    scooter.internal = text and cjson.decode(text) or { boots = {} }
+    scooter.internal = decoded(scooter, 'internal')
+    if type(scooter.internal.boots) ~= 'table' then scooter.internal.boots = {} end
   end
   return scooter.internal
 end
@@ -56,8 +65,7 @@ end
 
 local function aside_of(scooter)
   if not scooter.aside then
-    local text = redis.call('HGET', scooter.key, 'aside')
-    scooter.aside = text and cjson.decode(text) or {}
+    scooter.aside = decoded(scooter, 'aside')
   end
   return scooter.aside
 end
@@ -73,10 +81,16 @@ local function order_in(scooter, group)
     local text = scooter.stored[ORDERS[group]]
     if not text then return nil end
     local boot, seq, ts, known = string.match(text, '^(-?%d+):(-?%d+):(%d+):(%d*)$')
+    if not boot then return nil end
     order = { tonumber(boot), tonumber(seq), tonumber(ts), known }
     scooter.orders[group] = order
   end
   return order
+end
+
+-- Decimal text that reads back the same.
+local function format_number(number)
+  return string.format('%.15g', number)
 end
 
 local function order_text(order)

@@ -34,7 +34,7 @@ local due = redis.call(
 for index, id in ipairs(due) do
   redis.call('ZREM', 'scooters:deadlines', id)
   local scooter = load_scooter(id)
-  if scooter and scooter.presence then
+  if scooter and scooter.version > 0 then
     judge(scooter)
     if scooter.changed then
       store(scooter, told)
