@@ -116,6 +116,7 @@ async def send(
     await _read_pubacks(reader, unread)
     writer.write(mqtt5.DisconnectPacket().write())
     await writer.drain()
+    await reader.read()  # to the broker's end: closing earlier may reset what it has not read
     writer.close()
     await writer.wait_closed()
 
