@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Final
+from urllib.parse import urlsplit
 
 import asyncpg
 from redis.asyncio import Redis
@@ -30,9 +31,18 @@ _REFUSALS: Final = {
 async def postgres(settings: Settings) -> AsyncGenerator[asyncpg.Pool, None]:
     """A small pool; whatever Postgres refuses inside the block is told in one sentence."""
     with postgres_told():
-        url = settings.postgres_url.get_secret_value()
+        url = postgres_url(settings)
         async with open_postgres(url, connections=2, name=_NAME) as pool:
             yield pool
+
+
+def postgres_url(settings: Settings) -> str:
+    """Raises SettingsError for a gateway that runs on Redis alone."""
+    if settings.postgres_url is None:
+        raise SettingsError(
+            ["SCOOTER_POSTGRES_URL: is not set, and this needs Postgres; Redis alone keeps states"]
+        )
+    return settings.postgres_url.get_secret_value()
 
 
 @contextmanager
@@ -40,14 +50,25 @@ def postgres_told() -> Iterator[None]:
     """Turn the driver's errors into ServerAway, SettingsError or CommandFailed."""
     try:
         yield
-    except asyncpg.exceptions.ClientConfigurationError as error:
-        raise SettingsError([f"SCOOTER_POSTGRES_URL: {error}"]) from None
-    except AWAY as error:
+    except (ServerAway, *AWAY) as error:
+        cause = error.__cause__ if isinstance(error, ServerAway) else error
+        if isinstance(cause, asyncpg.exceptions.ClientConfigurationError):
+            raise SettingsError([f"SCOOTER_POSTGRES_URL: {cause}"]) from None
+        if isinstance(error, ServerAway):
+            raise
         raise ServerAway("postgres", str(error) or type(error).__name__) from error
     except asyncpg.PostgresError as error:
         state = error.sqlstate or ""
         refusal = _REFUSALS.get(state) or _REFUSALS.get(state[:2]) or "Postgres refuses: {}"
         raise CommandFailed(refusal.format(error)) from error
+
+
+def _check_port(setting: str, url: str) -> None:
+    """The driver itself would fail on a port that is no number with an error of no class."""
+    try:
+        _ = "," in url or urlsplit(url).port
+    except ValueError as error:
+        raise SettingsError([f"{setting}: {error}"]) from None
 
 
 @asynccontextmanager

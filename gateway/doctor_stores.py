@@ -174,6 +174,10 @@ async def _examine_queues(redis: Redis, report: Report, settings: Settings) -> N
 
 async def examine_postgres(settings: Settings) -> Report:
     """Raises SettingsError for a wrong address; whatever else is wrong is a finding."""
+    if settings.postgres_url is None:
+        report = Report("postgres", "SCOOTER_POSTGRES_URL is not set")
+        report.notes.append("Redis alone: the latest state only, no snapshots, no history")
+        return report
     report = Report("postgres", masked_url(settings.postgres_url.get_secret_value()))
     try:
         async with cli_servers.postgres(settings) as pool:

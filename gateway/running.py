@@ -83,19 +83,15 @@ def masked_url(url: str) -> str:
     """The address with its password hidden, be it before the host or among the parameters."""
     try:
         parts = urlsplit(url)
-        port = parts.port
     except ValueError:
         return _MASK
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
-    where = parts.netloc.rpartition("@")[2] if "," in parts.netloc else host
-    if port is not None and "," not in parts.netloc:
-        where = f"{where}:{port}"
-    if parts.password is not None:
-        where = f"{parts.username or ''}:{_MASK}@{where}"
-    elif parts.username is not None:
-        where = f"{parts.username}@{where}"
+    if parts.fragment or "@" in parts.path + parts.query:
+        return _MASK  # a password that is not percent-encoded ends the host part too early
+    user, at, where = parts.netloc.rpartition("@")
+    name, colon, _ = user.partition(":")
+    login = f"{name}:{_MASK}" if colon else name
     query = "&".join(_masked_parameter(each) for each in parts.query.split("&"))
-    return urlunsplit(parts._replace(netloc=where, query=query, fragment=""))
+    return urlunsplit(parts._replace(netloc=f"{login}{at}{where}", query=query))
 
 
 def _masked_parameter(parameter: str) -> str:
@@ -115,7 +111,7 @@ async def migrate_postgres(*, dry_run: bool, as_json: bool) -> None:
     if todo and not dry_run:
         with cli_servers.postgres_told():
             try:
-                applied = await migrate(settings.postgres_url.get_secret_value())
+                applied = await migrate(cli_servers.postgres_url(settings))
             except asyncpg.LockNotAvailableError:
                 raise CommandFailed(
                     "another migration runs and did not end in time: look at that one, then "

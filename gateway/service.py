@@ -1,7 +1,9 @@
 """Opens every resource, starts every loop, stops them all."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from functools import partial
+from typing import Final
 
 import asyncpg
 import structlog
@@ -10,6 +12,7 @@ from redis.asyncio import Redis
 from devices.contract import topics
 from devices.contract.messages import build_receipts
 from gateway.errors import StartRefused
+from gateway.gauges import keep_gauges
 from gateway.health import Health, serve_health
 from gateway.links.broker import broker_address
 from gateway.links.downlink import Downlink
@@ -26,15 +29,17 @@ from gateway.storage.redis import AWAY as REDIS_AWAY
 from gateway.storage.redis import check_redis, open_redis
 from gateway.supervise import Loop, supervise
 from gateway.telemetry.history import drain
+from gateway.telemetry.history_alone import keep_newest
 from gateway.telemetry.ingest import ingest
 from gateway.telemetry.presence import watch_presence
 from gateway.telemetry.reader import Refiller
-from gateway.telemetry.snapshots import write_snapshots
+from gateway.telemetry.snapshots import DirtySet, write_snapshots
 from gateway.telemetry.state_store import StateStore
 
 log = structlog.get_logger()
 
-GAUGE_PERIOD_S = 1.0
+STOP_WITHIN_S: Final = 5.0
+"""After this a Postgres that does not answer is left without a goodbye."""
 
 
 async def run(settings: Settings, *, stop: asyncio.Event, metrics: Metrics | None = None) -> None:
@@ -44,43 +49,88 @@ async def run(settings: Settings, *, stop: asyncio.Event, metrics: Metrics | Non
     certificates that cannot be read, and whatever a loop failed with. Waits for servers that
     are away.
     """
-    metrics = metrics or Metrics()
-    health = Health()
-    async with (
-        open_postgres(settings.postgres_url.get_secret_value()) as pool,
-        open_redis(settings.redis_url.get_secret_value()) as redis,
-    ):
-        with serve_health(
-            health, metrics, host=settings.metrics_host, port=settings.metrics_port
-        ) as port:
-            log.info("gateway starts", instance=settings.instance, metrics_port=port)
-            loops = _loops(settings, pool=pool, redis=redis, metrics=metrics, health=health)
-            proving = asyncio.create_task(_prove_servers(pool, redis), name="prove servers")
-            stopping = asyncio.create_task(stop.wait(), name="stop")
-            await asyncio.wait({proving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            if proving.cancel():
-                return
-            proving.result()
+    metrics, health = metrics or Metrics(), Health()
+    host, port = settings.metrics_host, settings.metrics_port
+    async with AsyncExitStack() as stack:
+        pool = None
+        if settings.postgres_url is not None:
+            url = settings.postgres_url.get_secret_value()
+            pool = await stack.enter_async_context(open_postgres(url))
+        redis = await stack.enter_async_context(open_redis(settings.redis_url.get_secret_value()))
+        port = stack.enter_context(serve_health(health, metrics, host=host, port=port))
+        log.info("gateway starts", instance=settings.instance, metrics_port=port)
+        if pool is not None:
+            stack.callback(asyncio.create_task(_give_up(pool, stop), name="give up").cancel)
+        loops = _loops(settings, pool=pool, redis=redis, metrics=metrics, health=health)
+        if await _proven(pool, redis, stop=stop):
             await supervise(loops, stop=stop)
     log.info("gateway stopped", instance=settings.instance)
 
 
 def _loops(
-    settings: Settings, *, pool: asyncpg.Pool, redis: Redis, metrics: Metrics, health: Health
+    settings: Settings,
+    *,
+    pool: asyncpg.Pool | None,
+    redis: Redis,
+    metrics: Metrics,
+    health: Health,
 ) -> dict[str, Loop]:
     """Every loop of the service by its name; building them touches no server."""
     name = Lease(redis, instance_key(settings.instance), lease_s=settings.lease_s)
     primary = Lease(redis, PRIMARY, lease_s=settings.lease_s, gauge=metrics.primary)
-    broker, plans = broker_address(settings), session_plans(settings)
-    states = StateStore(
-        redis,
-        stale_after_s=settings.stale_after_s,
-        history_max_bytes=settings.history_max_mib * 2**20,
-    )
-    refiller = Refiller(redis, pool, stale_after_s=settings.stale_after_s)
+    broker = broker_address(settings)
     downlink = Downlink(settings.instance, broker, metrics, may_connect=name.wait_held)
     name.when_lost(downlink.leave)
+    sessions = _sessions(settings, name=name, primary=primary, metrics=metrics)
+    _watch(health, sessions, name=name, primary=primary)
+    stale_after_s = settings.stale_after_s
+    states = StateStore(
+        redis, stale_after_s=stale_after_s, history_max_bytes=settings.history_max_mib * 2**20
+    )
+    refill = Refiller(redis, pool, stale_after_s=stale_after_s).fleet
+    dirty = DirtySet(redis)
+    stores = {"redis": redis.ping} | (
+        {"postgres": partial(pool.fetchval, "SELECT 1")} if pool else {}
+    )
+    loops: dict[str, Loop] = {
+        "name lease": name.run,
+        "primary lease": partial(_hold_after, name, primary),
+        "downlink": downlink.run,
+        "presence": partial(
+            watch_presence,
+            states,
+            is_listening=lambda: sessions["telemetry"].connected,
+            metrics=metrics,
+        ),
+        "gauges": partial(keep_gauges, list(sessions.values()), dirty, stores, metrics),
+        "heartbeat": health.beat,
+    }
+    for each, session in sessions.items():
+        keep = partial(ingest, states=states, refill=refill, metrics=metrics, session=each)
+        loops[f"{each} session"] = session.run
+        loops[f"{each} ingest"] = partial(keep, session.batches())
+    if pool is None:
+        return loops | _without_postgres(settings, redis=redis, metrics=metrics)
+    return loops | {
+        "snapshots": partial(
+            write_snapshots, dirty, pool, period_s=settings.snapshot_period_s, metrics=metrics
+        ),
+        "history": partial(
+            drain, redis, pool, send_receipts=partial(_send_receipts, downlink), metrics=metrics
+        ),
+        "partitions": partial(tend_partitions, pool, keep=keep_days(settings), metrics=metrics),
+    }
+
+
+def _without_postgres(settings: Settings, *, redis: Redis, metrics: Metrics) -> dict[str, Loop]:
+    at_most_bytes = settings.history_max_mib * 2**20 // 2
+    return {"history": partial(keep_newest, redis, at_most_bytes=at_most_bytes, metrics=metrics)}
+
+
+def _sessions(
+    settings: Settings, *, name: Lease, primary: Lease, metrics: Metrics
+) -> dict[str, Session]:
+    broker, plans = broker_address(settings), session_plans(settings)
 
     def session(plan: SessionPlan, *leases: Lease) -> Session:
         async def may_connect() -> bool:
@@ -93,47 +143,28 @@ def _loops(
             lease.when_lost(made.leave)
         return made
 
-    sessions = {
+    return {
         "telemetry": session(plans.telemetry, name),
         "events": session(plans.events, name, primary),
         "control": session(plans.control, name, primary),
     }
-    _watch(health, sessions, name=name, primary=primary)
-    return {
-        "name lease": name.run,
-        "primary lease": partial(_hold_after, name, primary),
-        "downlink": downlink.run,
-        **{f"{each} session": session.run for each, session in sessions.items()},
-        **{
-            f"{each} ingest": partial(
-                ingest,
-                session.batches(),
-                states=states,
-                refill=refiller.fleet,
-                metrics=metrics,
-                session=each,
-            )
-            for each, session in sessions.items()
-        },
-        "presence": partial(
-            watch_presence,
-            states,
-            is_listening=lambda: sessions["telemetry"].connected,
-            metrics=metrics,
-        ),
-        "snapshots": partial(
-            write_snapshots, redis, pool, period_s=settings.snapshot_period_s, metrics=metrics
-        ),
-        "history": partial(
-            drain, redis, pool, send_receipts=partial(_send_receipts, downlink), metrics=metrics
-        ),
-        "partitions": partial(tend_partitions, pool, keep=keep_days(settings), metrics=metrics),
-        "gauges": partial(_keep_gauges, sessions, metrics),
-        "heartbeat": health.beat,
-    }
 
 
-async def _prove_servers(pool: asyncpg.Pool, redis: Redis) -> None:
+async def _proven(pool: asyncpg.Pool | None, redis: Redis, *, stop: asyncio.Event) -> bool:
+    """Whether the servers will do; False when `stop` came first. Raises StartRefused."""
+    proving = asyncio.create_task(_prove(pool, redis), name="prove servers")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait({proving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if proving.done():
+            proving.result()
+        return proving.done()
+    finally:
+        proving.cancel()
+        stopping.cancel()
+
+
+async def _prove(pool: asyncpg.Pool | None, redis: Redis) -> None:
     """Wait for Redis; refuse to start on a Redis or Postgres that would lose data.
 
     Postgres may be away: states live without it, and everything else waits.
@@ -145,12 +176,20 @@ async def _prove_servers(pool: asyncpg.Pool, redis: Redis) -> None:
             break
         except REDIS_AWAY as error:
             await asyncio.sleep(outage.away(str(error) or type(error).__name__))
-    try:
-        findings += await check_postgres(pool)
-    except POSTGRES_AWAY as error:
-        log.warning("starting without postgres", reason=str(error) or type(error).__name__)
+    if pool is not None:
+        try:
+            findings += await check_postgres(pool)
+        except POSTGRES_AWAY as error:
+            log.warning("starting without postgres", reason=str(error) or type(error).__name__)
     if findings:
         raise StartRefused(findings)
+
+
+async def _give_up(pool: asyncpg.Pool, stop: asyncio.Event) -> None:
+    """A frozen Postgres keeps a cancelled statement waiting; it shall not keep us from ending."""
+    await stop.wait()
+    await asyncio.sleep(STOP_WITHIN_S)
+    pool.terminate()
 
 
 async def _hold_after(name: Lease, primary: Lease) -> None:
@@ -162,13 +201,6 @@ async def _hold_after(name: Lease, primary: Lease) -> None:
 async def _send_receipts(downlink: Downlink, scooter_id: str, event_ids: list[str]) -> None:
     for payload in build_receipts(event_ids):
         await downlink.publish(topics.receipts(scooter_id), payload, qos=0)
-
-
-async def _keep_gauges(sessions: dict[str, Session], metrics: Metrics) -> None:
-    while True:
-        oldest_s = max(session.oldest_unsettled_s() for session in sessions.values())
-        metrics.oldest_unsettled_s.set(oldest_s)
-        await asyncio.sleep(GAUGE_PERIOD_S)
 
 
 def _watch(health: Health, sessions: dict[str, Session], *, name: Lease, primary: Lease) -> None:

@@ -52,8 +52,8 @@ class Settings(BaseSettings):
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="latest states and the history stream"
     )
-    postgres_url: SecretStr = Field(
-        SecretStr("postgresql://127.0.0.1:5432/scooters"), description="snapshots and history"
+    postgres_url: SecretStr | None = Field(
+        None, description="snapshots and history; unset: Redis alone, the latest state only"
     )
     snapshot_period_s: Seconds = Field(30.0, description="at most one snapshot a scooter in this")
     stale_after_s: Seconds = Field(

@@ -113,6 +113,14 @@ class HistoryStream:
         while await self._trim(keys=keys, args=[life, cursor, self._page]) == self._page:
             pass
 
+    async def keep_newest(self, at_most_bytes: int) -> None:
+        """Forget the oldest pages until the stream is no larger; for Redis without Postgres."""
+        while int(await self._redis.get(HISTORY_BYTES) or 0) > at_most_bytes:
+            page = await self.after(life="", cursor=START)
+            await self.trim(life=page.life, cursor=page.cursor)
+            if not page.entries:
+                return
+
     async def wait(self, cursor: str) -> bool:
         """Whether there is anything to take: at once for what comes after `cursor`."""
         if await self._redis.xread({HISTORY: cursor}, count=1, block=self._wait_ms):

@@ -13,7 +13,7 @@ import structlog
 from redis.asyncio import Redis
 
 from gateway.errors import ServerAway
-from gateway.storage.postgres import AWAY
+from gateway.storage.postgres import AWAY, transaction
 from gateway.telemetry.scripts import script
 from gateway.telemetry.state_store import INTERNAL, LOADED, State, StateStore, redis_translated
 
@@ -49,15 +49,23 @@ def postgres_translated() -> Iterator[None]:
 
 
 class Refiller:
-    """Puts states from Postgres back into Redis, where that has none or an older one."""
+    """Puts states from Postgres back into Redis, where that has none or an older one.
 
-    def __init__(self, redis: Redis, pool: asyncpg.Pool, *, stale_after_s: float) -> None:
+    Without a pool (Redis alone) there is nothing to put back: an emptied Redis starts anew.
+    """
+
+    def __init__(self, redis: Redis, pool: asyncpg.Pool | None, *, stale_after_s: float) -> None:
         self._redis = redis
         self._pool = pool
         self._stale_after_ms = int(stale_after_s * 1000)
         self._refill = redis.register_script(script("refill"))
         self._set_loaded = redis.register_script(_SET_LOADED)
         self._one_at_a_time = asyncio.Lock()
+
+    @property
+    def has_postgres(self) -> bool:
+        """Whether there is anything to refill from."""
+        return self._pool is not None
 
     async def fleet(self) -> int:
         """Refill every state unless the marker says that they are there, then set the marker.
@@ -76,13 +84,15 @@ class Refiller:
             with redis_translated():
                 if not await self._set_loaded(keys=[witness, LOADED], args=[_now_ms()]):
                     raise ServerAway("redis", "it was emptied again during the refill")
-            log.info("states refilled from postgres", scooters=refilled)
+            log.info("states refilled", scooters=refilled, has_postgres=self.has_postgres)
             return refilled
 
     async def _put_all_back(self) -> int:
         refilled = 0
+        if self._pool is None:
+            return refilled
         with postgres_translated():
-            async with self._pool.acquire() as connection, connection.transaction():
+            async with self._pool.acquire() as connection, transaction(connection):
                 rows = await connection.cursor(_ALL)
                 while chunk := await rows.fetch(CHUNK):
                     refilled += await self._put_back(chunk)
@@ -90,6 +100,8 @@ class Refiller:
 
     async def scooter(self, scooter_id: str) -> State | None:
         """Refill one state and return it as Postgres has it; None if Postgres has none."""
+        if self._pool is None:
+            return None
         with postgres_translated():
             row = await self._pool.fetchrow(_ONE, scooter_id)
         if row is None:
@@ -118,6 +130,8 @@ async def read_through(scooter_id: str, *, states: StateStore, refiller: Refille
     try:
         state = await states.read(scooter_id)
     except ServerAway:
+        if not refiller.has_postgres:
+            raise
         state = None
     if state is not None:
         return Found(state, "redis")

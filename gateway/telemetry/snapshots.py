@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from gateway.errors import ServerAway
 from gateway.metrics import Metrics
 from gateway.outage import Outage
-from gateway.storage.postgres import AWAY, is_bad_row
+from gateway.storage.postgres import AWAY, is_bad_row, transaction
 from gateway.telemetry.columns import MS_COLUMNS, SNAPSHOT, STATE, copy_line
 from gateway.telemetry.scripts import script
 from gateway.telemetry.state_store import CLAIMED, DIRTY, State, redis_translated
@@ -135,7 +135,7 @@ async def write_chunk(pool: asyncpg.Pool, claimed: list[Claimed], *, period_s: f
         return 0
     async with pool.acquire() as connection:
         await connection.execute(_STAGE)
-        async with connection.transaction():
+        async with transaction(connection):
             await connection.copy_to_table(
                 "snapshot_stage", source=io.BytesIO(lines.encode()), schema_name="pg_temp"
             )
@@ -183,20 +183,16 @@ async def _write_good(pool: asyncpg.Pool, claimed: list[Claimed], *, period_s: f
 
 
 async def write_snapshots(
-    redis: Redis, pool: asyncpg.Pool, *, period_s: float, metrics: Metrics
+    dirty: DirtySet, pool: asyncpg.Pool, *, period_s: float, metrics: Metrics
 ) -> None:
     """A round every `period_s`, for ever; a server that is away costs resolution, nothing else."""
     outage = Outage("writing snapshots")
-    dirty = DirtySet(redis)
     due = time.monotonic() + period_s
     while True:
         await asyncio.sleep(max(0.0, due - time.monotonic()))
         due = max(due + period_s, time.monotonic())
         try:
             await write_round(dirty, pool, period_s=period_s, metrics=metrics)
-            count, oldest_s = await dirty.age(await dirty.now_ms())
-            metrics.dirty.set(count)
-            metrics.oldest_dirty_s.set(oldest_s)
             outage.back()
         except _AWAY as error:
             due = time.monotonic() + min(period_s, outage.away(error))
