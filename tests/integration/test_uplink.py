@@ -106,7 +106,9 @@ async def test_nothing_is_settled_across_a_reconnect(broker: BrokerAddress, fres
         assert run.payloads[20:] == numbered(20)
         proxy.cut()
         await run.until(lambda: len(run.payloads) >= 60, "nothing was acknowledged")
-        assert run.count("reconnects_total", connection="telemetry") == 3
+        await run.until(
+            lambda: run.count("reconnects_total", connection="telemetry") == 3, "the SUBACK"
+        )
 
 
 async def test_the_bound_stops_the_reading(broker: BrokerAddress, fresh_id: str) -> None:
