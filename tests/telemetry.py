@@ -16,6 +16,30 @@ NOW_MS = 1_795_435_200_000  # 2026-11-23T12:00Z
 STALE_AFTER_S = 180.0
 HISTORY_MAX = 1 << 20
 
+FULL_REPORT = {
+    "ts": NOW_MS - 500,
+    "boot": 12,
+    "seq": 481,
+    "up": 86_400_123,
+    "ivl": 5,
+    "lat": 52.5200081,
+    "lon": -13.4049541,
+    "acc": 4.5,
+    "spd": 18.3,
+    "hdg": 271,
+    "batt": 87,
+    "mv": 40_700,
+    "rng": 21_750,
+    "chg": False,
+    "bid": "B204817",
+    "lock": "unlocked",
+    "tip": True,
+    "odo": 999_999_999.5,
+    "sig": -71,
+    "fw": "2.4.1",
+}
+"""Every field that a report may have."""
+
 
 def delivery(scooter_id: str, uplink: Uplink, message: object, *, retain: bool = False) -> Delivery:
     """A message as JSON; bytes are taken as they are."""

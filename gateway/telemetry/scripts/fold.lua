@@ -84,8 +84,10 @@ end
 -- The scooter's own clock for deadlines: within a boot the largest `up`, and when we heard it.
 local function fold_uptime(scooter, boot, up, at, newer)
   local known, known_up = tonumber(scooter.stored[5] or nil), tonumber(scooter.stored[4] or nil)
-  if boot >= 0 and (known == boot or not known_up) then
+  if boot >= 0 and known == boot then
     newer = up > (known_up or -1)
+  elseif boot >= 0 and not known_up then
+    newer = newer or index_of(boots_of(scooter), boot) > 0
   elseif boot >= 0 and known then
     local boots = boots_of(scooter)
     if index_of(boots, boot) + index_of(boots, known) > 0 then
