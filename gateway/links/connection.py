@@ -142,8 +142,8 @@ class Connection(asyncio.BufferedProtocol):
         match packet:
             case Delivery():
                 self.write(pubacks([packet]))
-            case mqtt5.PingRespPacket():
-                pass
+            case mqtt5.PingRespPacket() | mqtt5.UnsubAckPacket():
+                pass  # whether or not there was something to unsubscribe
             case mqtt5.PubAckPacket(reason_code=code):
                 if code != mqtt5.PubAckReasonCode.SUCCESS:
                     self.leave(f"the echo was refused: {code.name}")

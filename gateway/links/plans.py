@@ -1,15 +1,18 @@
 """Which broker sessions an instance holds, and for what."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from devices.contract import topics
-from devices.contract.topics import Uplink
+from devices.contract.topics import Uplink, every
 from gateway.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionPlan:
-    """What one session is for; the broker keeps it for `session_expiry_s` while we are away."""
+    """What one session is for; the broker keeps it for `session_expiry_s` while we are away.
+
+    `unwanted` are filters that another setting may have left in it: with both the plain and the
+    shared one every message would come twice.
+    """
 
     name: str
     client_id: str
@@ -18,6 +21,7 @@ class SessionPlan:
     session_expiry_s: int
     instance: str
     echo_period_s: float = 10.0
+    unwanted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +50,11 @@ def session_plans(settings: Settings) -> SessionPlans:
             echo_period_s=settings.echo_period_s,
         )
 
-    share = "$share/gateway/" if settings.mqtt_shared else ""
-    every = topics.every
+    plain, shared = every(Uplink.TELEMETRY), f"$share/gateway/{every(Uplink.TELEMETRY)}"
+    wanted, unwanted = (shared, plain) if settings.mqtt_shared else (plain, shared)
     return SessionPlans(
-        telemetry=plan(
-            "telemetry", f"{settings.instance}.telemetry", share + every(Uplink.TELEMETRY)
+        telemetry=replace(
+            plan("telemetry", f"{settings.instance}.telemetry", wanted), unwanted=(unwanted,)
         ),
         events=plan(
             "events", "gateway.events", every(Uplink.EVENTS), every(Uplink.TELEMETRY_BATCH)

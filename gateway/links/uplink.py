@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from itertools import cycle
 from typing import Any, Final
 
@@ -112,29 +113,9 @@ class Session:
 
     async def _connect(self, connection: Connection) -> float:
         """Returns the keepalive that counts, in seconds."""
-        broker, plan = self._broker, self._plan
-        await asyncio.get_running_loop().create_connection(
-            lambda: connection, broker.host, broker.port, ssl=broker.tls
-        )
-        connack = await connection.ask(
-            mqtt5.ConnectPacket(
-                plan.client_id,
-                username=broker.username,
-                password=broker.password.encode() if broker.password is not None else None,
-                clean_start=False,
-                keep_alive=broker.keepalive_s,
-                session_expiry_interval=plan.session_expiry_s,
-                receive_max=plan.held_max,
-                max_packet_size=PACKET_MAX,
-            ).write()
-        )
-        if not isinstance(connack, mqtt5.ConnAckPacket):
-            raise ServerAway("broker", connection.reason or "no CONNACK")
-        if connack.reason_code != mqtt5.ConnAckReasonCode.SUCCESS:
-            said = f"{connack.reason_code.name} {connack.reason_str or ''}".rstrip()
-            raise ServerAway("broker", f"it refused the connection: {said}")
+        connack = await _dial(connection, self._plan, self._broker)
         self._tell_session(present=connack.session_present)
-        return connack.server_keep_alive or broker.keepalive_s
+        return connack.server_keep_alive or self._broker.keepalive_s
 
     def _tell_session(self, *, present: bool) -> None:
         name = self._plan.name
@@ -147,6 +128,9 @@ class Session:
 
     def _subscribe(self, connection: Connection) -> asyncio.Future[mqtt5.Packet | None]:
         """After every connect: a session that is present may still have lost its subscriptions."""
+        if self._plan.unwanted:
+            unwanted = list(self._plan.unwanted)
+            connection.write(mqtt5.UnsubscribePacket(next(self._packet_ids), unwanted).write())
         filters = [
             mqtt5.TopicFilter(
                 pattern,
@@ -203,3 +187,45 @@ class Session:
             packet_id=next(self._packet_ids),
             message_expiry_interval=60,
         ).write()
+
+
+async def delete_session(plan: SessionPlan, broker: BrokerAddress, metrics: Metrics) -> None:
+    """Have the broker forget the session and what it queued; raises ServerAway or OSError."""
+    connection = Connection(Holding(metrics), held_max=plan.held_max, arrived=_ignored)
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await _dial(connection, replace(plan, session_expiry_s=0), broker, clean_start=True)
+    finally:
+        connection.leave("the session is deleted", goodbye=True)
+        await connection.finish()
+
+
+def _ignored() -> None:
+    """A session that starts clean brings nothing."""
+
+
+async def _dial(
+    connection: Connection, plan: SessionPlan, broker: BrokerAddress, *, clean_start: bool = False
+) -> mqtt5.ConnAckPacket:
+    """Connect and log in; raises ServerAway or OSError."""
+    await asyncio.get_running_loop().create_connection(
+        lambda: connection, broker.host, broker.port, ssl=broker.tls
+    )
+    connack = await connection.ask(
+        mqtt5.ConnectPacket(
+            plan.client_id,
+            username=broker.username,
+            password=broker.password.encode() if broker.password is not None else None,
+            clean_start=clean_start,
+            keep_alive=broker.keepalive_s,
+            session_expiry_interval=plan.session_expiry_s,
+            receive_max=plan.held_max,
+            max_packet_size=PACKET_MAX,
+        ).write()
+    )
+    if not isinstance(connack, mqtt5.ConnAckPacket):
+        raise ServerAway("broker", connection.reason or "no CONNACK")
+    if connack.reason_code != mqtt5.ConnAckReasonCode.SUCCESS:
+        said = f"{connack.reason_code.name} {connack.reason_str or ''}".rstrip()
+        raise ServerAway("broker", f"it refused the connection: {said}")
+    return connack

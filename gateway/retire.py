@@ -1,0 +1,105 @@
+"""Ends an instance for good: takes what its broker session still holds, then deletes it."""
+
+import asyncio
+from dataclasses import replace
+from typing import Final
+
+from redis.asyncio import Redis
+
+from devices.contract import topics
+from devices.contract.topics import Uplink
+from gateway.errors import GatewayError, ServerAway
+from gateway.links.broker import broker_address
+from gateway.links.lease import Lease, instance_key
+from gateway.links.plans import session_plans
+from gateway.links.uplink import Session, delete_session
+from gateway.metrics import Metrics
+from gateway.settings import Settings
+from gateway.storage.redis import open_redis
+from gateway.telemetry.ingest import ingest
+from gateway.telemetry.state_store import StateStore
+
+QUIET_S: Final = 2.0
+"""Without a delivery for this long, and nothing unsettled, a session is drained."""
+
+CONNECT_WITHIN_S: Final = 15.0
+
+
+class InstanceAlive(GatewayError):
+    """Another process holds the instance's name."""
+
+    def __init__(self, instance: str) -> None:
+        super().__init__(f"the instance {instance} still runs: stop it first")
+        self.instance = instance
+
+
+async def retire(settings: Settings) -> int:
+    """Drain and delete the telemetry session of `settings.instance`; returns what it held.
+
+    Events and control are the fleet's, not an instance's: another one carries them on. Repeating
+    it is harmless. Raises InstanceAlive, or ServerAway when a server is not there.
+    """
+    metrics, broker = Metrics(), broker_address(settings)
+    every = topics.every(Uplink.TELEMETRY)
+    # No new message may come in while the old ones are taken out.
+    plan = replace(
+        session_plans(settings).telemetry, filters=(), unwanted=(every, f"$share/gateway/{every}")
+    )
+    async with open_redis(settings.redis_url.get_secret_value()) as redis:
+        name = Lease(redis, instance_key(settings.instance), lease_s=settings.lease_s)
+        holding = asyncio.create_task(name.run(), name="lease")
+        try:
+            await _take(name, settings)
+            session = Session(plan, broker, metrics, may_connect=name.wait_held)
+            await _drain(session, settings, redis=redis, metrics=metrics)
+            await delete_session(plan, broker, metrics)
+        except OSError as error:
+            raise ServerAway("broker", str(error) or type(error).__name__) from error
+        finally:
+            holding.cancel()
+            await asyncio.wait({holding})
+    return metrics.value("gateway_deliveries_received_total")
+
+
+async def _take(name: Lease, settings: Settings) -> None:
+    """A lease that nobody renews runs out within `lease_s`."""
+    try:
+        async with asyncio.timeout(settings.lease_s * 1.5):
+            await name.wait_held()
+    except TimeoutError:
+        raise InstanceAlive(settings.instance) from None
+
+
+async def _drain(session: Session, settings: Settings, *, redis: Redis, metrics: Metrics) -> None:
+    states = StateStore(
+        redis,
+        stale_after_s=settings.stale_after_s,
+        history_max_bytes=settings.history_max_mib * 2**20,
+    )
+    keeping = ingest(
+        session.batches(), states=states, refill=_wait, metrics=metrics, session="retire"
+    )
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(session.run()), group.create_task(keeping)]
+        await _quiet(session, metrics)
+        for task in tasks:
+            task.cancel()
+
+
+async def _wait() -> None:
+    raise ServerAway("redis", "it was emptied: start a gateway, which refills it")
+
+
+async def _quiet(session: Session, metrics: Metrics) -> None:
+    """Return when nothing came for `QUIET_S` and everything is settled."""
+    try:
+        async with asyncio.timeout(CONNECT_WITHIN_S):
+            while not session.connected:  # noqa: ASYNC110 - a session tells nobody
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise ServerAway("broker", "no connection") from None
+    received = -1
+    while metrics.value("gateway_deliveries_in_flight") or received != (  # noqa: ASYNC110
+        received := metrics.value("gateway_deliveries_received_total")
+    ):
+        await asyncio.sleep(QUIET_S)
