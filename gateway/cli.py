@@ -21,23 +21,29 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-app.command("demo")(cli_running.demo)
-app.command("gateway")(cli_running.gateway)
-app.command("migrate")(cli_running.migrate)
-app.command("settings")(cli_running.settings)
-app.command("doctor")(cli_running.doctor)
-app.command("health")(cli_running.health)
+app.command("demo", short_help="Run everything here, with a simulated fleet.")(cli_running.demo)
+app.command("gateway", short_help="Run the gateway against given servers.")(cli_running.gateway)
+app.command("migrate", short_help="Bring the tables in Postgres up to date.")(cli_running.migrate)
+app.command("settings", short_help="List every setting, secrets masked.")(cli_running.settings)
+app.command("doctor", short_help="Examine broker, Redis and Postgres.")(cli_running.doctor)
+app.command("health", short_help="Ask the running gateway how it is.")(cli_running.health)
 
-app.command("state")(cli_reading.state)
+app.command("state", short_help="Show the latest state of a scooter.")(cli_reading.state)
 # A latitude may begin with a minus; it is no option.
-app.command("near", context_settings={"ignore_unknown_options": True})(cli_reading.near)
-app.command("watch")(cli_reading.watch)
-app.command("snapshots")(cli_reading.snapshots)
-app.command("events")(cli_reading.events)
-app.command("rejects")(cli_reading.rejects)
+app.command(
+    "near",
+    short_help="List the scooters around a point.",
+    context_settings={"ignore_unknown_options": True},
+)(cli_reading.near)
+app.command("watch", short_help="Watch scooters live.")(cli_reading.watch)
+app.command("snapshots", short_help="List a scooter's snapshots.")(cli_reading.snapshots)
+app.command("events", short_help="List a scooter's events.")(cli_reading.events)
+app.command("rejects", short_help="List messages nobody could use.")(cli_reading.rejects)
 
-app.command("reset-order")(cli_mending.reset_order)
-app.command("erase")(cli_mending.erase)
+app.command("reset-order", short_help="Let a scooter's next report count as newer.")(
+    cli_mending.reset_order
+)
+app.command("erase", short_help="Erase where a scooter was, for good.")(cli_mending.erase)
 
 
 def _print_version(*, wanted: bool) -> None:
@@ -69,4 +75,4 @@ def scooter(
 
 def main() -> None:
     """The entry point of the `scooter` program; ends the process."""
-    app()
+    app(prog_name="scooter")

@@ -38,8 +38,8 @@ def state(scooter_id: ScooterId, *, as_json: Json = False) -> None:
 
 
 def near(
-    lat: Annotated[float, typer.Argument(min=-90, max=90, help="Degrees north.")],
-    lon: Annotated[float, typer.Argument(min=-180, max=180, help="Degrees east.")],
+    lat: Annotated[float, typer.Argument(min=-90, max=90, metavar="LAT", help="Degrees north.")],
+    lon: Annotated[float, typer.Argument(min=-180, max=180, metavar="LON", help="Degrees east.")],
     *,
     within_m: Annotated[
         float,

@@ -29,20 +29,38 @@ _REFUSALS: Final = {
 
 @asynccontextmanager
 async def postgres(settings: Settings) -> AsyncGenerator[asyncpg.Pool, None]:
-    """A small pool; whatever Postgres refuses inside the block is told in one sentence."""
+    """A small pool; whatever Postgres refuses inside the block is told in one sentence.
+
+    Raises SettingsError for a gateway that runs on Redis alone.
+    """
+    url = postgres_url(settings)
     with postgres_told():
-        url = postgres_url(settings)
         async with open_postgres(url, connections=2, name=_NAME) as pool:
             yield pool
 
 
+@asynccontextmanager
+async def postgres_if_any(settings: Settings) -> AsyncGenerator[asyncpg.Pool | None, None]:
+    """Like `postgres`; None for a gateway that runs on Redis alone."""
+    if settings.postgres_url is None:
+        yield None
+        return
+    async with postgres(settings) as pool:
+        yield pool
+
+
 def postgres_url(settings: Settings) -> str:
-    """Raises SettingsError for a gateway that runs on Redis alone."""
+    """Raises SettingsError for a gateway that runs on Redis alone, and for a wrong port."""
     if settings.postgres_url is None:
         raise SettingsError(
             ["SCOOTER_POSTGRES_URL: is not set, and this needs Postgres; Redis alone keeps states"]
         )
-    return settings.postgres_url.get_secret_value()
+    url = settings.postgres_url.get_secret_value()
+    try:  # the driver would fail with an error of no class
+        _ = "," in url or urlsplit(url).port
+    except ValueError as error:
+        raise SettingsError([f"SCOOTER_POSTGRES_URL: {error}"]) from None
+    return url
 
 
 @contextmanager
@@ -50,25 +68,18 @@ def postgres_told() -> Iterator[None]:
     """Turn the driver's errors into ServerAway, SettingsError or CommandFailed."""
     try:
         yield
-    except (ServerAway, *AWAY) as error:
-        cause = error.__cause__ if isinstance(error, ServerAway) else error
-        if isinstance(cause, asyncpg.exceptions.ClientConfigurationError):
-            raise SettingsError([f"SCOOTER_POSTGRES_URL: {cause}"]) from None
-        if isinstance(error, ServerAway):
-            raise
+    except ServerAway as error:
+        if isinstance(error.__cause__, asyncpg.exceptions.ClientConfigurationError):
+            raise SettingsError([f"SCOOTER_POSTGRES_URL: {error.detail}"]) from None
+        raise
+    except asyncpg.exceptions.ClientConfigurationError as error:
+        raise SettingsError([f"SCOOTER_POSTGRES_URL: {error}"]) from None
+    except AWAY as error:
         raise ServerAway("postgres", str(error) or type(error).__name__) from error
     except asyncpg.PostgresError as error:
         state = error.sqlstate or ""
         refusal = _REFUSALS.get(state) or _REFUSALS.get(state[:2]) or "Postgres refuses: {}"
         raise CommandFailed(refusal.format(error)) from error
-
-
-def _check_port(setting: str, url: str) -> None:
-    """The driver itself would fail on a port that is no number with an error of no class."""
-    try:
-        _ = "," in url or urlsplit(url).port
-    except ValueError as error:
-        raise SettingsError([f"{setting}: {error}"]) from None
 
 
 @asynccontextmanager

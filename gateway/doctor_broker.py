@@ -31,8 +31,8 @@ async def examine_broker(settings: Settings) -> Report:
     report = Report("broker", f"{settings.mqtt_host}:{settings.mqtt_port}")
     broker = broker_address(settings)
     try:
-        await _examine_connection(broker, report, settings)
-        await _examine_queue(broker, report)
+        if await _examine_connection(broker, report, settings):
+            await _examine_queue(broker, report)
     except ServerAway as error:
         report.findings.append(
             f"{error.detail}: see that it runs, and check the SCOOTER_MQTT_... settings"
@@ -44,7 +44,8 @@ async def examine_broker(settings: Settings) -> Report:
     return report
 
 
-async def _examine_connection(broker: BrokerAddress, report: Report, settings: Settings) -> None:
+async def _examine_connection(broker: BrokerAddress, report: Report, settings: Settings) -> bool:
+    """Returns whether the gateway reaches itself, as the rest needs it."""
     began = time.monotonic()
     name = f"doctor-{secrets.token_hex(4)}"
     async with open_probe(broker) as probe:
@@ -67,6 +68,7 @@ async def _examine_connection(broker: BrokerAddress, report: Report, settings: S
     report.facts["version"] = version or "unknown"
     _judge_version(version, report)
     _judge_dropped(told.get(_DROPPED), told.get(_UPTIME), report)
+    return echo in told
 
 
 def _judge_limits(connack: mqtt5.ConnAckPacket, report: Report, settings: Settings) -> None:
@@ -85,7 +87,7 @@ def _judge_limits(connack: mqtt5.ConnAckPacket, report: Report, settings: Settin
         )
     if connack.max_packet_size is None:
         report.notes.append("max_packet_size is not set: 16384 keeps misbehaving clients small")
-    if connack.max_qos < mqtt5.QoS.AT_LEAST_ONCE:
+    if connack.max_qos == mqtt5.QoS.AT_MOST_ONCE:
         report.findings.append("it allows only QoS 0, which loses messages: set max_qos to 1 or 2")
     if not connack.retain_available:
         report.findings.append(

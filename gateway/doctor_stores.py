@@ -163,7 +163,7 @@ async def _examine_queues(redis: Redis, report: Report, settings: Settings) -> N
             "Postgres is away and a gateway runs, or raise SCOOTER_HISTORY_MAX_MIB"
         )
     late_s = 3 * settings.snapshot_period_s + 30
-    if age_s > late_s:
+    if settings.postgres_url is not None and age_s > late_s:
         report.findings.append(
             f"a state waits for its snapshot since {age_s:.0f} s: see whether a gateway runs "
             "(`scooter health`) and Postgres is there"

@@ -12,7 +12,7 @@ from gateway.settings import Settings, read_settings
 from gateway.spans import Span, rfc3339, say_age
 from gateway.telemetry import archive
 from gateway.telemetry.reader import Found, Refiller, read_through
-from gateway.telemetry.state_store import StateStore
+from gateway.telemetry.state_store import StateStore, redis_translated
 from gateway.telemetry.typed_state import GROUPS, Value, ages_s, typed_state
 
 _NEAR: Final = ("scooter_id", "distance_m", "lat", "lon", "presence", "battery_percent", "lock")
@@ -22,12 +22,18 @@ _HEAD_SHOWN: Final = 60
 async def show_state(scooter_id: str, *, as_json: bool) -> None:
     """Raises CommandFailed when neither server knows the scooter, ServerAway when none can say."""
     settings = read_settings()
-    async with cli_servers.postgres(settings) as pool, cli_servers.redis(settings) as redis:
+    async with (
+        cli_servers.postgres_if_any(settings) as pool,
+        cli_servers.redis(settings) as redis,
+    ):
         found = await read_through(
             scooter_id,
             states=_states(settings, redis),
             refiller=Refiller(redis, pool, stale_after_s=settings.stale_after_s),
         )
+        if found is None:  # or new, and only Redis would know
+            with redis_translated():
+                await redis.ping()
     if found is None:
         raise CommandFailed(f"no scooter {scooter_id} is known", code=Exit.NOT_FOUND)
     state, now = typed_state(found.state), datetime.now(UTC)

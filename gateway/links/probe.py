@@ -73,7 +73,7 @@ class Probe:
                 await self._answer(mqtt5.PubAckPacket)
 
     async def receive(self, count: int, *, within_s: float) -> None:
-        """Read until there are `count` deliveries or the time is over; nothing is acknowledged."""
+        """Read until there are `count` deliveries or the time is over."""
         try:
             async with asyncio.timeout(within_s):
                 while len(self.deliveries) < count:
@@ -113,6 +113,8 @@ class Probe:
     def _keep(self, packet: mqtt5.Packet) -> None:
         if isinstance(packet, mqtt5.PublishPacket):
             self.deliveries.append(packet)
+            if packet.packet_id is not None:
+                self._writer.write(mqtt5.PubAckPacket(packet.packet_id).write())
         elif isinstance(packet, mqtt5.DisconnectPacket):
             raise ServerAway("broker", f"it ended the connection: {packet.reason_code.name}")
 

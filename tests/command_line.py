@@ -1,0 +1,68 @@
+"""The `scooter` command as a program of its own, and a gateway's doings for it to look at."""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from redis.asyncio import Redis
+
+from gateway.links.delivery import Delivery
+from gateway.telemetry.entries import entry_of
+from gateway.telemetry.state_store import LOADED, StateStore
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:  # noqa: ANN401 - whatever it printed
+        return orjson.loads(self.out)
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+
+def environment(settings: Mapping[str, object]) -> dict[str, str]:
+    """This process's environment with these settings and no others, `snapshot_period_s` style."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("SCOOTER_")}
+    return plain | {f"SCOOTER_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+async def start(*arguments: str, **settings: object) -> asyncio.subprocess.Process:
+    """Start `scooter …`, without a terminal."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", *arguments),
+        env=environment(settings),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def scooter(*arguments: str, **settings: object) -> Ended:
+    """Run `scooter …` to its end, without a terminal."""
+    process = await start(*arguments, **settings)
+    async with asyncio.timeout(60):
+        out, err = await process.communicate()
+    return Ended(process.returncode or 0, out.decode(), err.decode())
+
+
+async def receive(redis: Redis, scooter_id: str, kind: str, payload: object) -> list[str]:
+    """Do what the gateway does with one message of a scooter; returns the outcomes."""
+    await redis.set(LOADED, "1")
+    body = payload if isinstance(payload, bytes) else orjson.dumps(payload)
+    now_ms = time.time_ns() // 1_000_000
+    entry = entry_of(Delivery(f"scooters/{scooter_id}/{kind}", body), now_ms)
+    states = StateStore(redis, stale_after_s=180, history_max_bytes=1 << 28)
+    return (await states.advance([entry], received_ms=now_ms)).outcomes

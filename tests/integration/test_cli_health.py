@@ -1,0 +1,71 @@
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.exits import Exit
+from gateway.health import Health, serve_health
+from gateway.metrics import Metrics
+from gateway.servers import free_port
+from tests.command_line import scooter
+
+
+@pytest.fixture
+def health() -> Health:
+    return Health()
+
+
+@pytest.fixture
+def port(health: Health) -> Iterator[int]:
+    with serve_health(health, Metrics(), host="127.0.0.1", port=0) as port:
+        yield port
+
+
+async def test_a_gateway_that_is_well_is_exit_code_0(port: int) -> None:
+    ended = await scooter("health", "--json", metrics_port=port)
+
+    assert ended.code == Exit.OK
+    assert ended.json == {
+        "healthz": {"ok": True, "problems": {}},
+        "readyz": {"ok": True, "problems": {}},
+    }
+
+
+async def test_a_gateway_that_is_not_ready_says_why(health: Health, port: int) -> None:
+    health.watch("redis", lambda: "is away")
+
+    ended = await scooter("health", metrics_port=port, metrics_host="0.0.0.0")  # noqa: S104
+    live = await scooter("health", "--live", metrics_port=port)
+
+    assert ended.code == Exit.FAILED
+    assert "redis: is away" in ended.out
+    assert live.code == Exit.OK
+
+
+async def test_no_gateway_is_a_sentence() -> None:
+    ended = await scooter("health", metrics_port=free_port())
+
+    assert ended.code == Exit.FAILED
+    assert ended.err.startswith("Error: no gateway at 127.0.0.1:")
+    assert len(ended.err.splitlines()) == 1
+
+
+async def test_settings_are_read_from_the_environment_and_secrets_are_not_shown() -> None:
+    ended = await scooter("settings", "--json", mqtt_port=1234, mqtt_password="s3cr3t")  # noqa: S106
+
+    rows = {row["name"]: row for row in ended.json}
+    assert rows["SCOOTER_MQTT_PORT"]["value"] == 1234
+    assert rows["SCOOTER_MQTT_PORT"]["is_set"]
+    assert rows["SCOOTER_MQTT_PORT"]["default"] == 8884
+    assert rows["SCOOTER_MQTT_PASSWORD"]["value"] == "********"
+    assert "s3cr3t" not in ended.out
+    assert all(row["meaning"] for row in rows.values())
+
+
+async def test_a_gateway_whose_metrics_port_is_taken_says_which_setting_to_change(
+    port: int,
+) -> None:
+    ended = await scooter("gateway", metrics_port=port)
+
+    assert ended.code == Exit.FAILED
+    assert "SCOOTER_METRICS_PORT" in ended.err
+    assert "Traceback" not in ended.err

@@ -1,0 +1,113 @@
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from gateway.cli import app
+from gateway.errors import GatewayError, ServerAway, SettingsError, StartRefused
+from gateway.exits import CommandFailed, Exit
+
+COMMANDS = (
+    *("demo", "gateway", "migrate", "settings", "doctor", "health", "state", "near", "watch"),
+    *("snapshots", "events", "rejects", "reset-order", "erase"),
+)
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    monkeypatch.setenv("SCOOTER_METRICS_PORT", "1")
+    return CliRunner()
+
+
+def test_help_lists_every_command_and_every_exit_code(runner: CliRunner) -> None:
+    shown = runner.invoke(app, ["--help"])
+
+    assert shown.exit_code == 0
+    assert all(f"\n  {name} " in shown.output for name in COMMANDS)
+    assert all(re.search(rf"\b{code.value}  \w", shown.output) for code in Exit)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_each_command_shows_an_example(runner: CliRunner, command: str) -> None:
+    shown = runner.invoke(app, [command, "--help"])
+
+    assert shown.exit_code == 0
+    assert re.search(rf"Example: .*scooter {command}", shown.output)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["state", "x"], "is no scooter id"),
+        (["state", "SC 0001"], "is no scooter id"),
+        (["state"], "Missing argument"),
+        (["snapshots", "SC-0001", "--since", "soon"], "is no time"),
+        (["snapshots", "SC-0001", "--json", "--csv"], "exclude each other"),
+        (["snapshots", "SC-0001", "--since", "1h", "--until", "2h"], "must be before"),
+        (["near", "91", "0"], "LAT"),
+        (["near", "-33.9", "18.4", "--within", "far"], "is no distance"),
+        (["watch", "--tag", "hub-3"], "needs the registry"),
+        (["watch", "--for", "5 minutes"], "is no duration"),
+        (["erase", "SC-0001", "--from", "2026-11-02", "--to", "2026-11-01"], "must be before"),
+        (["erase", "SC-0001", "--from", "2026-11-02"], "--to"),
+        (["fly"], "No such command"),
+    ],
+)
+def test_wrong_arguments_are_told_in_a_sentence_with_exit_code_2(
+    runner: CliRunner, arguments: list[str], said: str
+) -> None:
+    ended = runner.invoke(app, arguments)
+
+    assert ended.exit_code == Exit.USAGE
+    assert said in ended.stderr
+    assert ended.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ServerAway("redis", "it sleeps"), Exit.FAILED),
+        (GatewayError("it sleeps"), Exit.FAILED),
+        (CommandFailed("it sleeps", code=Exit.NOT_FOUND), Exit.NOT_FOUND),
+        (SettingsError(["it sleeps", "it snores"]), Exit.USAGE),
+        (StartRefused(["it sleeps"]), Exit.REFUSED),
+        (ExceptionGroup("two", [GatewayError("it sleeps")]), Exit.FAILED),
+        (KeyboardInterrupt(), Exit.INTERRUPTED),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_what_goes_wrong_ends_with_its_exit_code_and_no_traceback(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: Exit
+) -> None:
+    def fail(**_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("gateway.running.show_settings", fail)
+
+    ended = runner.invoke(app, ["settings"])
+
+    assert ended.exit_code == code
+    assert ended.stdout == ""
+    assert isinstance(error, KeyboardInterrupt) or "it sleeps\n" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_every_wrong_setting_is_told(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCOOTER_MQTT_PORT", "port")
+    monkeypatch.setenv("SCOOTER_SNAPSHOT_PERIOD_S", "-1")
+
+    ended = runner.invoke(app, ["settings"])
+
+    assert ended.exit_code == Exit.USAGE
+    assert len(ended.stderr.splitlines()) == 2
+    assert "SCOOTER_MQTT_PORT: " in ended.stderr
+    assert "SCOOTER_SNAPSHOT_PERIOD_S: " in ended.stderr
+
+
+def test_erasing_without_a_terminal_is_refused_instead_of_waiting(runner: CliRunner) -> None:
+    arguments = ["erase", "SC-0001", "--from", "2026-11-01", "--to", "2026-11-02"]
+
+    ended = runner.invoke(app, arguments, input="y\n")
+
+    assert ended.exit_code == Exit.REFUSED
+    assert "--yes" in ended.stderr
