@@ -1,0 +1,69 @@
+"""How costs grow with the number of scooters and the size of a report, and the plot of it."""
+
+from pathlib import Path
+
+from tests.benchmarks.load import SIZES
+from tests.benchmarks.scenes import Scene
+from tests.benchmarks.stage import Run
+from tests.benchmarks.svg import Panel, draw
+
+FEWEST = 100
+
+
+async def measure_growth(scene: Scene) -> None:
+    """CPU a message for 100 to 100,000 scooters and for three sizes; ends with the most scooters.
+
+    The fleet of that last run stays for the scene of snapshots.
+    """
+    by_size = [await _measure(scene, scene.scale.fleet, size=size) for size in SIZES]
+    counts = [FEWEST]
+    while counts[-1] < scene.scale.many:
+        counts.append(counts[-1] * 10)
+    by_scooters = [await _measure(scene, count) for count in counts]
+    scene.details["growth"] = {
+        "by_scooters": [_row("scooters", *pair) for pair in zip(counts, by_scooters, strict=True)],
+        "by_size": [_row("bytes", *pair) for pair in zip(SIZES, by_size, strict=True)],
+    }
+    for name in ("gateway", "redis"):
+        used = [run.cpu_us(name) for run in by_scooters]
+        scene.figures.add(
+            f"{name}_cpu_most_over_fewest_scooters",
+            f"CPU a message, {name}, {counts[-1]:,} scooters over {FEWEST}",
+            "x",
+            [used[-1] / used[0]],
+        )
+
+
+def plot_growth(scene: Scene, path: Path) -> None:
+    """Draw what `measure_growth` and the snapshots found."""
+    growth = scene.details["growth"]
+    panels = []
+    for key, axis, is_log in (("by_scooters", "scooters", True), ("by_size", "bytes", False)):
+        rows = growth[key]
+        xs = [row[axis] for row in rows]
+        cpu = {name: [row[f"{name}_cpu_us"] for row in rows] for name in _NAMES}
+        rate = {"messages a second": [row["messages_per_s"] for row in rows]}
+        label = "scooters" if axis == "scooters" else "bytes a report"
+        panels.append(Panel("CPU a message, µs", label, xs, cpu, log_x=is_log))
+        panels.append(Panel("Messages a second", label, xs, rate, log_x=is_log))
+    if rounds := scene.details.get("snapshots"):
+        xs = [row["scooters"] for row in rounds]
+        seconds = {"seconds a round": [row["seconds"] for row in rounds]}
+        panels.append(Panel("Snapshot, s", "changed scooters", xs, seconds, log_x=False))
+    path.write_text(draw("How costs grow", panels))
+
+
+_NAMES = ("gateway", "mosquitto", "redis")
+
+
+async def _measure(scene: Scene, scooters: int, *, size: int = 150) -> Run:
+    stage, prefix = scene.stage, f"G{size}x{scooters}"
+    async with stage.gateway() as gateway:
+        await stage.run(stage.load(prefix, scooters, size=size), {"gateway": gateway})
+        load = stage.load(prefix, scooters, laps=scene.scale.laps(scooters), size=size)
+        return await stage.run(load, {"gateway": gateway})
+
+
+def _row(axis: str, number: int, run: Run) -> dict[str, float]:
+    used = {f"{name}_cpu_us": run.cpu_us(name) for name in _NAMES}
+    return {axis: number, "messages_per_s": run.per_second, **used}

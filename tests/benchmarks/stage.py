@@ -1,0 +1,247 @@
+"""Servers of the benchmark's own, and one measured run: a load, applied to the last report."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+import mqtt5
+from redis.asyncio import Redis
+
+from gateway.servers import Servers, free_port
+from gateway.storage.migrate import migrate
+from tests.benchmarks import baseline, upserts
+from tests.benchmarks.accounting import CpuMeter
+from tests.benchmarks.child import BenchmarkFailed, Child, publisher
+from tests.benchmarks.load import BOOT, Load
+from tests.certificates import Authority
+from tests.command_line import environment
+from tests.gateway_process import GatewayProcess
+
+NEVER_S: Final = 86_400
+"""A snapshot period that does not end within a run: rounds are measured by themselves."""
+
+STALLED_S: Final = 60.0
+
+Applied = Callable[["Load", Sequence[str]], Awaitable[bool]]
+"""Whether the last report of each of these scooters can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One load, from the first packet until all of it was applied."""
+
+    messages: int
+    seconds: float
+    cpu_s: Mapping[str, float]
+
+    @property
+    def per_second(self) -> float:
+        return self.messages / self.seconds
+
+    def cpu_us(self, name: str) -> float:
+        """µs of CPU a message that one of the processes used."""
+        return self.cpu_s[name] / self.messages * 1e6
+
+
+class Subject:
+    """A running gateway of ours, which counts its deliveries, or another one."""
+
+    def __init__(self, process: GatewayProcess | Child) -> None:
+        self.process = process
+        self.is_ours = isinstance(process, GatewayProcess)
+
+    async def applied(self) -> int:
+        """Reports applied; raises BenchmarkFailed when its account is not balanced."""
+        if not isinstance(self.process, GatewayProcess):
+            return 0
+        page = await self.process.metrics()
+        if page.surplus:
+            raise BenchmarkFailed(f"{page.surplus} deliveries without an outcome")
+        return page.outcome("applied")
+
+
+class Stage:
+    """Mosquitto, Redis and Postgres in a temporary folder, and what runs on them."""
+
+    def __init__(self, servers: Servers, redis: Redis, folder: Path, ca_file: Path) -> None:
+        self.servers = servers
+        self.redis = redis
+        self.ca_file = str(ca_file)
+        self._folder = folder
+        self.log = (folder / "children.log").open("ab")
+        self._laps: dict[str, int] = {}
+
+    def pids(self) -> dict[str, int]:
+        servers = self.servers
+        return {
+            "mosquitto": servers.mosquitto.pid,
+            "redis": servers.redis.pid,
+            "postgres": servers.postgres.pid,
+        }
+
+    @asynccontextmanager
+    async def gateway(
+        self, *, tls: bool = False, instance: str = "bench", **changes: object
+    ) -> AsyncIterator[Subject]:
+        """Our gateway, ready; its broker sessions end with it. A setting of None is left out."""
+        settings = self._settings(instance, tls=tls) | changes
+        given = {name: value for name, value in settings.items() if value is not None}
+        process = GatewayProcess(given, log_file=self._folder / "gateway.log")
+        try:
+            yield Subject(await (await process.start()).ready(within_s=STALLED_S))
+        finally:
+            if process.is_running:
+                await process.terminate()
+            await self._forget_sessions(instance)
+
+    @asynccontextmanager
+    async def other(self, name: str) -> AsyncIterator[Subject]:
+        """One of `tests.benchmarks.subject` that is subscribed; its broker session ends with it."""
+        env = environment(self._settings("bench", tls=False))
+        child = await Child.start("tests.benchmarks.subject", name, env=env, log=self.log)
+        try:
+            await child.hear()
+            yield Subject(child)
+        finally:
+            await child.stop()
+            await self._forget_sessions("bench")
+
+    def load(self, prefix: str, scooters: int, *, laps: int = 1, **plan: float | None) -> Load:
+        """The next `laps` reports of a fleet: numbers go on where its last load ended."""
+        first = self._laps.get(prefix, 0) + 1
+        self._laps[prefix] = first + laps - 1
+        return Load(prefix=prefix, scooters=scooters, laps=laps, first_seq=first, **plan)  # type: ignore[arg-type]
+
+    async def run(
+        self,
+        load: Load,
+        subjects: Mapping[str, Subject],
+        *,
+        tls: bool = False,
+        applied: Applied | None = None,
+        also: Callable[[], Awaitable[int]] | None = None,
+    ) -> Run:
+        """Publish a load and wait until all of it is applied; raises BenchmarkFailed if not.
+
+        `applied` looks elsewhere than in Redis; `also` ends what was published beside the load
+        and returns how many reports that were.
+        """
+        before = sum([await each.applied() for each in subjects.values()])
+        host, port = self.servers.mqtt_host, self.servers.mqtt_port
+        if tls:
+            port = self.servers.mqtt_tls_port or 0
+        ca_file = self.ca_file if tls else None
+        async with publisher(load, host=host, port=port, ca_file=ca_file, log=self.log) as source:
+            pids = {name: each.process.pid for name, each in subjects.items()}
+            meter = CpuMeter.start(self.pids() | pids | {"publisher": source.pid})
+            began = time.perf_counter()
+            source.say("go")
+            await source.hear(within_s=600.0)
+            is_ours = any(each.is_ours for each in subjects.values())
+            look = applied or (self._in_states if is_ours else self._in_plain_hashes)
+            await self.wait_for(lambda: look(load, load.scooter_ids()[-load.connections :]))
+            seconds, used = time.perf_counter() - began, meter.used_s()
+            messages = load.messages + (await also() if also else 0)
+        kept = sum([await each.applied() for each in subjects.values()]) - before
+        if is_ours and kept != messages:
+            raise BenchmarkFailed(f"{messages} published, {kept} applied")
+        if not await look(load, load.scooter_ids()):
+            raise BenchmarkFailed("a scooter's last report was not applied")
+        return Run(messages, seconds, used)
+
+    async def wait_for(self, is_there: Callable[[], Awaitable[bool]]) -> None:
+        """Look every 10 ms; raises BenchmarkFailed after a minute."""
+        give_up_at = time.perf_counter() + STALLED_S
+        while not await is_there():
+            if time.perf_counter() > give_up_at:
+                raise BenchmarkFailed("the last reports were not applied within a minute")
+            await asyncio.sleep(0.01)
+
+    async def empty(self) -> None:
+        """An empty Redis and Postgres."""
+        await self.redis.flushall()
+        connection = await asyncpg.connect(self.servers.postgres_url)
+        try:
+            await connection.execute(
+                "TRUNCATE scooter_state, scooter_snapshots, late_reports, rejects, history_keys, "
+                "baseline_reports, upserted_states"
+            )
+        finally:
+            await connection.close()
+        self._laps.clear()
+
+    async def _in_states(self, load: Load, ids: Sequence[str]) -> bool:
+        return await self._all_begin(ids, "report_order", f"{BOOT}:{load.last_seq}:")
+
+    async def _in_plain_hashes(self, load: Load, ids: Sequence[str]) -> bool:
+        return await self._all_begin(ids, "seq", str(load.last_seq))
+
+    async def missing(self, load: Load) -> int:
+        """Scooters whose last report is not in our state."""
+        texts = await self._fields(load.scooter_ids(), "report_order")
+        return sum(not text.startswith(f"{BOOT}:{load.last_seq}:") for text in texts)
+
+    async def _all_begin(self, ids: Sequence[str], field: str, start: str) -> bool:
+        return all(text.startswith(start) for text in await self._fields(ids, field))
+
+    async def _fields(self, ids: Sequence[str], field: str) -> list[str]:
+        pipe = self.redis.pipeline(transaction=False)
+        for each in ids:
+            pipe.hget(f"scooter:{each}", field)
+        return [(text or b"").decode() for text in await pipe.execute()]
+
+    def _settings(self, instance: str, *, tls: bool) -> dict[str, object]:
+        servers = self.servers
+        return {
+            "instance": instance,
+            "mqtt_host": servers.mqtt_host,
+            "mqtt_port": servers.mqtt_tls_port if tls else servers.mqtt_port,
+            "mqtt_username": servers.mqtt_username,
+            "mqtt_password": servers.mqtt_password,
+            "redis_url": servers.redis_url,
+            "postgres_url": servers.postgres_url,
+            "metrics_port": free_port(),
+            "snapshot_period_s": NEVER_S,
+            **({"mqtt_ca_file": self.ca_file} if tls else {}),
+        }
+
+    async def _forget_sessions(self, instance: str) -> None:
+        for client_id in (f"{instance}.telemetry", "gateway.events", "gateway.control"):
+            await asyncio.to_thread(self._forget_session, client_id)
+
+    def _forget_session(self, client_id: str) -> None:
+        """End a broker session, or the broker would queue every later load for it."""
+        packet = mqtt5.ConnectPacket(
+            client_id,
+            username=self.servers.mqtt_username,
+            password=self.servers.mqtt_password.encode(),
+            clean_start=True,
+            session_expiry_interval=0,
+        )
+        address = (self.servers.mqtt_host, self.servers.mqtt_port)
+        with socket.create_connection(address, timeout=10.0) as connection:
+            connection.sendall(packet.write())
+            connection.recv(64)
+            connection.sendall(mqtt5.DisconnectPacket().write())
+
+
+@asynccontextmanager
+async def open_stage(folder: Path) -> AsyncIterator[Stage]:
+    """Servers with a second listener for TLS, migrated, and the tables of the other ways."""
+    authority = Authority(folder)
+    async with (
+        Servers(folder / "servers", tls=authority.listener()) as servers,
+        Redis.from_url(servers.redis_admin_url) as redis,
+    ):
+        await migrate(servers.postgres_url)
+        connection = await asyncpg.connect(servers.postgres_url)
+        await connection.execute(baseline.TABLE)
+        await connection.execute(upserts.TABLE)
+        await connection.close()
+        yield Stage(servers, redis, folder, authority.ca)
