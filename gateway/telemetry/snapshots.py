@@ -3,6 +3,7 @@
 import asyncio
 import io
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +22,9 @@ from gateway.telemetry.state_store import CLAIMED, DIRTY, State, redis_translate
 log = structlog.get_logger()
 
 _AWAY: Final[tuple[type[BaseException], ...]] = (ServerAway, *AWAY)
+
+Step = Callable[[str], Awaitable[None]]
+"""Told after each step of a chunk: claimed, copied, written, committed, cleared."""
 
 CHUNK: Final = 1000
 CLAIM_MS: Final = 30_000
@@ -125,7 +129,13 @@ def _state(flat: list[bytes]) -> State:
     return dict(zip(texts[::2], texts[1::2], strict=True))
 
 
-async def write_chunk(pool: asyncpg.Pool, claimed: list[Claimed], *, period_s: float) -> int:
+async def _no_step(_name: str) -> None:
+    pass
+
+
+async def write_chunk(
+    pool: asyncpg.Pool, claimed: list[Claimed], *, period_s: float, step: Step = _no_step
+) -> int:
     """Write snapshots and states of a chunk in one transaction; returns the snapshot rows.
 
     Writing the same again changes nothing, and an older version changes nothing.
@@ -139,37 +149,49 @@ async def write_chunk(pool: asyncpg.Pool, claimed: list[Claimed], *, period_s: f
             await connection.copy_to_table(
                 "snapshot_stage", source=io.BytesIO(lines.encode()), schema_name="pg_temp"
             )
+            await step("copied")
             tag = await connection.execute(_SNAPSHOTS, period_s)
             await connection.execute(_STATES)
+            await step("written")
+    await step("committed")
     return int(tag.split()[-1])
 
 
 async def write_round(
-    dirty: DirtySet, pool: asyncpg.Pool, *, period_s: float, metrics: Metrics
+    dirty: DirtySet,
+    pool: asyncpg.Pool,
+    *,
+    period_s: float,
+    metrics: Metrics,
+    step: Step = _no_step,
 ) -> int:
     """Write everything that was dirty when the round began; returns the snapshot rows."""
     began_ms = await dirty.now_ms()
     rows = 0
     while claimed := await dirty.claim(marked_before_ms=began_ms):
+        await step("claimed")
         try:
             with metrics.snapshot_seconds.time():
-                written = await _write_good(pool, claimed, period_s=period_s)
+                written = await _write_good(pool, claimed, period_s=period_s, step=step)
         except AWAY:
             await dirty.release(claimed)
             raise
         metrics.snapshot_rows.inc(written)
         rows += written
         await dirty.clear(claimed)
+        await step("cleared")
     return rows
 
 
-async def _write_good(pool: asyncpg.Pool, claimed: list[Claimed], *, period_s: float) -> int:
+async def _write_good(
+    pool: asyncpg.Pool, claimed: list[Claimed], *, period_s: float, step: Step
+) -> int:
     """Write a chunk; halve it around a state that Postgres cannot take, and tell which it is.
 
     Only someone else's hand in Redis makes such a state: what we fold was validated.
     """
     try:
-        return await write_chunk(pool, claimed, period_s=period_s)
+        return await write_chunk(pool, claimed, period_s=period_s, step=step)
     except asyncpg.PostgresError as error:
         if not is_bad_row(error):
             raise
@@ -178,8 +200,8 @@ async def _write_good(pool: asyncpg.Pool, claimed: list[Claimed], *, period_s: f
             log.error("state cannot be stored", scooter_id=scooter_id, reason=reason)  # noqa: TRY400 - told once, in full
             return 0
     half = len(claimed) // 2
-    rows = await _write_good(pool, claimed[:half], period_s=period_s)
-    return rows + await _write_good(pool, claimed[half:], period_s=period_s)
+    rows = await _write_good(pool, claimed[:half], period_s=period_s, step=step)
+    return rows + await _write_good(pool, claimed[half:], period_s=period_s, step=step)
 
 
 async def write_snapshots(

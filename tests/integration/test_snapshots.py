@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from typing import Any
 
 import asyncpg
 import orjson
@@ -36,7 +37,7 @@ async def pool(postgres_url: str) -> AsyncIterator[asyncpg.Pool]:
 async def write(redis: Redis, pool: asyncpg.Pool, *, period_s: float = PERIOD_S) -> int:
     """A round that takes what was marked before it: Redis' clock must have moved on since."""
     dirty = DirtySet(redis)
-    marks = await redis.zrange(DIRTY, -1, -1, withscores=True)
+    marks: Any = await redis.zrange(DIRTY, -1, -1, withscores=True)
     while marks and await dirty.now_ms() <= marks[0][1]:
         pass
     return await write_round(dirty, pool, period_s=period_s, metrics=Metrics())
@@ -85,7 +86,7 @@ async def test_a_snapshot_has_every_field_of_the_state(fleet: Fleet, pool: async
     assert {name: snapshot[name] for name in expected} == expected
     assert snapshot["version"] == row["version"]
     assert snapshot["period_start"].timestamp() == row["version"] / 1e6 // PERIOD_S * PERIOD_S
-    hash_now = await fleet.redis.hgetall(f"scooter:{ID}")
+    hash_now: Any = await fleet.redis.hgetall(f"scooter:{ID}")
     assert orjson.loads(row["fields"]) == {k.decode(): v.decode() for k, v in hash_now.items()}
 
 
@@ -173,7 +174,7 @@ async def test_a_change_during_the_write_keeps_the_scooter_dirty(
 
     await dirty.clear(claimed)
 
-    marks = await fleet.redis.zrange(DIRTY, 0, -1, withscores=True)
+    marks: Any = await fleet.redis.zrange(DIRTY, 0, -1, withscores=True)
     assert [mark[0] for mark in marks] == [ID.encode()]
     assert marks[0][1] >= began_ms - 1
     await write(fleet.redis, pool)
