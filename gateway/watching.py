@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from itertools import islice
+from operator import itemgetter
 from typing import Any, Final
 
 from rich.console import Console
@@ -27,7 +28,7 @@ _ROOM: Final = 4
 
 
 class Board:
-    """The scooters of a live table, the one that changed last first."""
+    """The scooters of a live table: those that changed last, in the order of their ids."""
 
     def __init__(self) -> None:
         self._states: dict[str, dict[str, Value]] = {}
@@ -38,7 +39,9 @@ class Board:
 
     def table(self, *, most: int, now: datetime) -> Table:
         table = Table("scooter", "presence", "battery", "km/h", "lock", "position", "age")
-        for scooter_id, state in islice(reversed(self._states.items()), most):
+        for scooter_id, state in sorted(
+            islice(reversed(self._states.items()), most), key=itemgetter(0)
+        ):
             seen, at = state.get("received_at"), (state.get("lat"), state.get("lon"))
             table.add_row(
                 scooter_id,

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
+from gateway.telemetry.state_store import INTERNAL
+
 TEXTS: Final = frozenset({"battery_id", "lock", "firmware", "presence"})
 FLAGS: Final = frozenset({"charging", "tipped_over"})
 
@@ -19,13 +21,13 @@ Value = str | bool | int | float | datetime | None
 
 
 def typed_state(fields: Mapping[str, str | None]) -> dict[str, Value]:
-    """The fields of a hash or of a change with their types; without the orders.
+    """The fields of a hash or of a change with their types, but for those of the scripts alone.
 
     `…_at` is a datetime (UTC), and beside it `…_at_ms` is the same as ms since epoch.
     """
     state: dict[str, Value] = {}
     for name, text in sorted(fields.items()):
-        if name.endswith("_order") or name == "uptime_boot":
+        if name in INTERNAL or name.endswith("_order") or name == "uptime_boot":
             continue
         state[name] = None if text is None else _typed(name, text)
         if name.endswith("_at"):

@@ -1,12 +1,15 @@
 from collections.abc import Iterator
 
 import pytest
+from redis.asyncio import Redis
 
 from gateway.exits import Exit
 from gateway.health import Health, serve_health
+from gateway.links.broker import BrokerAddress
 from gateway.metrics import Metrics
-from gateway.servers import free_port
-from tests.command_line import scooter
+from gateway.servers import Servers, free_port
+from tests.command_line import scooter, start
+from tests.eventually import eventually
 
 
 @pytest.fixture
@@ -69,3 +72,39 @@ async def test_a_gateway_whose_metrics_port_is_taken_says_which_setting_to_chang
     assert ended.code == Exit.FAILED
     assert "SCOOTER_METRICS_PORT" in ended.err
     assert "Traceback" not in ended.err
+
+
+async def test_a_gateway_refuses_a_redis_that_would_lose_states_with_exit_code_4(
+    own_redis: Servers,
+) -> None:
+    async with Redis.from_url(own_redis.redis_admin_url) as admin:
+        await admin.config_set("maxmemory-policy", "allkeys-lru")
+
+    ended = await scooter("gateway", redis_url=own_redis.redis_url, metrics_port=0)
+
+    assert ended.code == Exit.REFUSED
+    assert "Error: Redis evicts states" in ended.err
+    assert "Traceback" not in ended.err
+
+
+async def test_a_gateway_ends_in_order_on_sigterm(redis_url: str, broker: BrokerAddress) -> None:
+    port = free_port()
+    process = await start(
+        "gateway",
+        redis_url=redis_url,
+        mqtt_port=broker.port,
+        mqtt_username=broker.username,
+        mqtt_password=broker.password,
+        metrics_port=port,
+    )
+
+    async def is_well() -> bool:
+        return (await scooter("health", metrics_port=port)).code == Exit.OK
+
+    try:
+        await eventually(is_well, what="a gateway that is ready", within_s=30)
+    finally:
+        process.terminate()
+        _, log = await process.communicate()
+    assert process.returncode == Exit.OK
+    assert b"Traceback" not in log
