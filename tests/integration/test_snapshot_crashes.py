@@ -186,6 +186,6 @@ async def test_postgres_away_for_periods_costs_resolution_and_nothing_else(
 
 
 async def test_redis_away_ends_a_round_with_server_away(pool: asyncpg.Pool) -> None:
-    async with Redis(port=1) as nobody:
+    async with open_redis("redis://127.0.0.1:1") as nobody:
         with pytest.raises(ServerAway):
             await write_round(DirtySet(nobody), pool, period_s=1, metrics=Metrics())

@@ -5,6 +5,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.errors import ServerAway
+from gateway.storage.redis import open_redis
 from gateway.telemetry.state_store import LOADED
 from tests.telemetry import FULL_REPORT, NOW_MS, Fleet, batch, event, status, telemetry
 
@@ -233,7 +234,7 @@ async def test_versions_grow_and_only_a_change_makes_one(fleet: Fleet) -> None:
 
 
 async def test_a_redis_that_does_not_answer_is_away(redis: Redis) -> None:
-    async with Redis(port=1) as nobody:
+    async with open_redis("redis://127.0.0.1:1") as nobody:
         fleet = Fleet(nobody)
         with pytest.raises(ServerAway):
             await fleet.take(telemetry(ID, batt=1))
