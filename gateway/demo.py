@@ -1,7 +1,6 @@
 """The whole system on this machine: servers, gateway, a simulated fleet and a live table."""
 
 import asyncio
-import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -66,12 +65,12 @@ def run_demo(options: DemoOptions) -> int:
 
     Raises ServerFailed with one sentence when a server cannot be started.
     """
-    if options.fresh and options.folder.exists():
-        shutil.rmtree(options.folder)
-    options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     say = sys.stderr if options.as_json else sys.stdout
     print("Starting Mosquitto, Redis and Postgres …", file=say, flush=True)
-    with Servers(options.folder) as servers, (options.folder / "gateway.log").open("a") as log:
+    with (
+        Servers(options.folder, fresh=options.fresh) as servers,
+        (options.folder / "gateway.log").open("a") as log,
+    ):
         settings = _settings(servers, options)
         set_up_logs(settings, to=log)
         _write_env_file(options.folder / "gateway.env", settings)

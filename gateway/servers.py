@@ -6,6 +6,7 @@ import json
 import os
 import random
 import secrets
+import shutil
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from gateway.server_process import Server, ServerFailed
 
 KINDS = ("mosquitto", "redis", "postgres")
 GATEWAY = "gateway"
+_SECRETS = "secrets.json"
+_POSTGRES_LOGIN = "postgres.password"
 # Below the range from which systems take the ports of outgoing connections, so that a server
 # which is started again finds its port free.
 _PORTS = range(15_000, 32_000)
@@ -38,6 +41,7 @@ class Servers:
     One data folder keeps what they stored, and their passwords, for the next start; ports are free
     ones and may change. Raises ServerFailed with one sentence when one cannot be started, or when
     another process uses the folder. No server outlives this process, however it ends.
+    `fresh=True` forgets what is there, at each start: only what `Servers` made itself.
     `fsync=False` is for tests: what Postgres has survives a killed server, not a power cut.
     """
 
@@ -50,12 +54,14 @@ class Servers:
         *,
         kinds: Sequence[str] = KINDS,
         fsync: bool = True,
+        fresh: bool = False,
         tls: Tls | None = None,
         mosquitto: Mosquitto | None = None,
     ) -> None:
         self.folder = folder.resolve()
         self._kinds = kinds
         self._fsync = fsync
+        self._fresh = fresh
         self._tls = tls
         self._program = mosquitto
         self._servers: dict[str, Server] = {}
@@ -110,6 +116,8 @@ class Servers:
         """Start all of them at once; returns when each serves."""
         self._take_folder()
         try:
+            if self._fresh:
+                self._empty_folder()
             self._load_secrets()
             self._servers = {kind: self._make(kind) for kind in self._kinds}
             for server in self._servers.values():
@@ -147,7 +155,7 @@ class Servers:
                 admin_secret=self._secrets["redis_admin"],
                 port=free_port(),
             )
-        secret_file = self.folder / "postgres.password"
+        secret_file = self.folder / _POSTGRES_LOGIN
         write_private(secret_file, self._secrets["postgres"])
         prepare_postgres(folder, secret_file)
         return postgres_server(
@@ -170,8 +178,17 @@ class Servers:
         os.write(lock, str(os.getpid()).encode())
         self._lock = lock
 
+    def _empty_folder(self) -> None:
+        if not (self.folder / _SECRETS).exists():
+            return  # not ours: what has these names belongs to someone else
+        for kind in KINDS:
+            if (self.folder / kind).is_dir():
+                shutil.rmtree(self.folder / kind)
+        for file in (_POSTGRES_LOGIN, _SECRETS):
+            (self.folder / file).unlink(missing_ok=True)
+
     def _load_secrets(self) -> None:
-        file = self.folder / "secrets.json"
+        file = self.folder / _SECRETS
         if not file.exists():
             names = ("mqtt", "redis", "redis_admin", "postgres")
             write_private(file, json.dumps({name: secrets.token_hex(32) for name in names}))

@@ -100,7 +100,7 @@ class EventSender:
     def happen(self, scooter_id: str, event_id: str, *, kind: str = "fall") -> None:
         """Something happens to a scooter: it will be told until there is a receipt."""
         self.kept[scooter_id, event_id] = orjson.dumps({"id": event_id, "ev": kind})
-        self._due.append((0.0, scooter_id, event_id))
+        self._due.appendleft((0.0, scooter_id, event_id))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["EventSender"]:
@@ -127,6 +127,8 @@ class EventSender:
                 wire.close()
 
     async def _send_while_connected(self, wire: Wire) -> None:
+        for scooter_id, event_id in self.unconfirmed.values():
+            self._due.appendleft((0.0, scooter_id, event_id))
         self.unconfirmed.clear()
         while not wire.lost.done():
             now = time.monotonic()

@@ -80,7 +80,10 @@ async def test_postgres_away_for_ten_periods_costs_resolution_and_nothing_else(
 
 async def test_a_gateway_that_starts_without_postgres_keeps_the_states(system: System) -> None:
     fleet = Fleet("Q", 50)
-    await (await (await system.gateway()).ready()).terminate()
+    first = await (await system.gateway()).ready()
+    await Load(system.mqtt_port, fleet.streams(1, laps=1)).run(within_s=30)
+    await system.caught_up(fleet)
+    assert await first.terminate() == 0
     await asyncio.to_thread(system.servers.postgres.stop)
     gateway = await (await system.gateway()).ready()
     await Load(system.mqtt_port, fleet.streams(1, laps=3)).run(within_s=30)
