@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from devices.contract import topics
 from gateway.errors import GatewayError, SettingsError, StartRefused
 from gateway.exits import CommandFailed, Exit
-from gateway.output import Form
+from gateway.output import Form, write
 from gateway.spans import Span, parse_distance, parse_duration, parse_moment
 
 T = TypeVar("T")
@@ -23,9 +23,12 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer keeps the class to itself
         try:
-            return super().invoke(ctx)
+            done = super().invoke(ctx)
+            write("", at_once=True)
         except* GatewayError as errors:
             found = _leaves(errors)
+        else:
+            return done
         for sentence in dict.fromkeys(each for error in found for each in _sentences(error)):
             typer.echo(f"Error: {sentence}", err=True)
         raise typer.Exit(_code(found[0]))

@@ -1,14 +1,13 @@
 """What `scooter doctor` does: examine each server and say how to mend what it finds."""
 
 import asyncio
-import sys
 import time
 from collections.abc import Coroutine
 
 from gateway.doctor_broker import examine_broker
 from gateway.doctor_report import Report
 from gateway.doctor_stores import examine_postgres, examine_redis
-from gateway.output import print_json, talk
+from gateway.output import print_json, talk, write
 from gateway.settings import read_settings
 
 
@@ -41,4 +40,4 @@ def _print(report: Report) -> None:
     lines += [f"  {name:<22} {value}" for name, value in report.facts.items()]
     lines += [f"  FINDING  {sentence}" for sentence in report.findings]
     lines += [f"  note     {sentence}" for sentence in report.notes]
-    sys.stdout.write("\n".join(lines) + "\n")
+    write("\n".join(lines) + "\n")

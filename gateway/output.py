@@ -1,6 +1,7 @@
 """What a command prints: data on standard output as a table, JSON or CSV; talk on stderr."""
 
 import csv
+import os
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import date, datetime
@@ -14,6 +15,8 @@ from gateway.spans import rfc3339
 Row = Mapping[str, object]
 
 _GAP: Final = "  "
+_SIGPIPE: Final = 128 + 13
+"""What a shell reports for a filter whose reader went away."""
 
 
 class Form(Enum):
@@ -29,16 +32,27 @@ def talk(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
+def write(text: str, *, at_once: bool = False) -> None:
+    """Write data; ends the process like any filter when nobody reads it any more (`| head`)."""
+    try:
+        sys.stdout.write(text)
+        if at_once:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered goes nowhere, else the interpreter would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(_SIGPIPE) from None
+
+
 def print_json(document: object) -> None:
     """One JSON document: indented for a person, one line for a program."""
     option = orjson.OPT_INDENT_2 if sys.stdout.isatty() else 0
-    sys.stdout.write(f"{_json(document, option)}\n")
+    write(f"{_json(document, option)}\n")
 
 
 def print_json_line(document: object) -> None:
     """One line of JSON lines, at once."""
-    sys.stdout.write(f"{_json(document)}\n")
-    sys.stdout.flush()
+    write(f"{_json(document)}\n", at_once=True)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -47,7 +61,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     widths = [max(len(row[column]) for row in texts) for column in range(len(columns))]
     for row in texts:
         cells = (text.ljust(width) for text, width in zip(row, widths, strict=True))
-        sys.stdout.write(_GAP.join(cells).rstrip() + "\n")
+        write(_GAP.join(cells).rstrip() + "\n")
 
 
 async def print_rows(
@@ -91,17 +105,24 @@ def printable(text: str) -> str:
 
 async def _print_json_array(rows: AsyncIterator[Row], columns: Sequence[str]) -> int:
     count = 0
-    sys.stdout.write("[")
+    write("[")
     async for row in rows:
-        sys.stdout.write("\n" if count == 0 else ",\n")
-        sys.stdout.write(_json({name: row[name] for name in columns}))
+        write("\n" if count == 0 else ",\n")
+        write(_json({name: row[name] for name in columns}))
         count += 1
-    sys.stdout.write("\n]\n" if count else "]\n")
+    write("\n]\n" if count else "]\n")
     return count
 
 
+class _Data:
+    """Standard output as the csv module wants it."""
+
+    def write(self, text: str) -> None:
+        write(text)
+
+
 async def _print_csv(rows: AsyncIterator[Row], columns: Sequence[str]) -> int:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer = csv.writer(_Data(), lineterminator="\n")
     writer.writerow(columns)
     count = 0
     async for row in rows:

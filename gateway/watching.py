@@ -15,7 +15,7 @@ from rich.table import Table
 
 from gateway import cli_servers
 from gateway.errors import ServerAway
-from gateway.output import as_text, print_json_line, talk
+from gateway.output import as_text, print_json_line, talk, write
 from gateway.settings import read_settings
 from gateway.spans import rfc3339, say_age
 from gateway.telemetry.changes import Change, changes
@@ -83,7 +83,7 @@ async def _tell(redis: Any, pattern: str, *, as_json: bool) -> None:  # noqa: AN
                 for name, value in state.items()
                 if not name.endswith(("_at", "_ms")) and name != "version"
             )
-            print(f"{rfc3339(at)} {change.scooter_id} {told}", flush=True)  # noqa: T201
+            write(f"{rfc3339(at)} {change.scooter_id} {told}\n", at_once=True)
 
 
 async def _draw(redis: Any, pattern: str, console: Console) -> None:  # noqa: ANN401 - Redis, of bytes

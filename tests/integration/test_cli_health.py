@@ -1,3 +1,7 @@
+import asyncio
+import os
+import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -8,7 +12,7 @@ from gateway.health import Health, serve_health
 from gateway.links.broker import BrokerAddress
 from gateway.metrics import Metrics
 from gateway.servers import Servers, free_port
-from tests.command_line import scooter, start
+from tests.command_line import environment, scooter, start
 from tests.eventually import eventually
 
 
@@ -108,3 +112,20 @@ async def test_a_gateway_ends_in_order_on_sigterm(redis_url: str, broker: Broker
         _, log = await process.communicate()
     assert process.returncode == Exit.OK
     assert b"Traceback" not in log
+
+
+async def test_a_reader_that_has_seen_enough_ends_the_command_without_a_word() -> None:
+    read, written = os.pipe()
+    os.close(read)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", "settings"),
+        env=environment({}),
+        stdout=written,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(written)
+
+    _, talk = await process.communicate()
+
+    assert talk == b""
+    assert process.returncode == 128 + signal.SIGPIPE
