@@ -21,8 +21,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
+_gateway = typer.Typer(rich_markup_mode=None)
+_gateway.callback(invoke_without_command=True)(cli_running.gateway)
+_gateway.command("retire", short_help="End an instance that shall not come back.")(
+    cli_running.retire
+)
+
 app.command("demo", short_help="Run everything here, with a simulated fleet.")(cli_running.demo)
-app.command("gateway", short_help="Run the gateway against given servers.")(cli_running.gateway)
+app.add_typer(_gateway, name="gateway", short_help="Run the gateway against given servers.")
 app.command("migrate", short_help="Bring the tables in Postgres up to date.")(cli_running.migrate)
 app.command("settings", short_help="List every setting, secrets masked.")(cli_running.settings)
 app.command("doctor", short_help="Examine broker, Redis and Postgres.")(cli_running.doctor)

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli_frame import DURATION, Json, run
+from gateway.cli_frame import DURATION, Json, Yes, confirm, run
 from gateway.exits import Exit
 
 
-def gateway() -> None:
+def gateway(ctx: typer.Context) -> None:
     """Run the gateway against the servers that the settings name, until SIGTERM or Ctrl-C.
 
     Settings come from the environment, `.env` or mounted secrets: see `scooter settings`. It
@@ -22,9 +22,33 @@ def gateway() -> None:
     \b
     Example: SCOOTER_MQTT_HOST=broker.internal scooter gateway
     """
+    if ctx.invoked_subcommand is not None:
+        return
     from gateway.running import run_gateway
 
     run_gateway()
+
+
+def retire(
+    instance: Annotated[
+        str, typer.Argument(metavar="NAME", help="SCOOTER_INSTANCE of the gateway that is gone.")
+    ],
+    *,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """End a gateway instance that shall not come back: take over and delete its broker session.
+
+    What the session still holds is kept first. Refused (exit code 4) while the instance runs.
+    Asks first; without a terminal it needs --yes.
+
+    \b
+    Example: scooter gateway retire gateway-2
+    """
+    confirm(f"Delete the broker session of {instance}, once it is empty?", yes=yes)
+    from gateway.running import retire_instance
+
+    run(retire_instance(instance, as_json=as_json))
 
 
 def demo(

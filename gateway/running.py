@@ -16,9 +16,11 @@ from gateway.errors import SettingsError
 from gateway.exits import CommandFailed, Exit
 from gateway.logs import set_up_logs
 from gateway.output import print_json, print_table, talk
+from gateway.retire import InstanceAlive, retire
 from gateway.settings import Settings, read_settings
 from gateway.storage.migrate import migrate, pending
 from gateway.supervise import stop_on_signals
+from gateway.telemetry.state_store import redis_translated
 
 _MASK: Final = "********"
 _TIMEOUT_S: Final = 3.0
@@ -45,6 +47,21 @@ async def _serve(settings: Settings) -> None:
     stop = asyncio.Event()
     with stop_on_signals(stop):
         await service.run(settings, stop=stop)
+
+
+async def retire_instance(instance: str, *, as_json: bool) -> None:
+    """Raises CommandFailed while the instance runs, ServerAway when nobody can say."""
+    settings = read_settings(instance=instance)
+    async with cli_servers.redis(settings) as redis:
+        with redis_translated():
+            await redis.ping()
+    try:
+        kept = await retire(settings)
+    except InstanceAlive as error:
+        raise CommandFailed(str(error), code=Exit.REFUSED) from None
+    if as_json:
+        print_json({"instance": instance, "received": kept})
+    talk(f"{instance} is retired; {kept} messages were taken from its session")
 
 
 def show_settings(*, as_json: bool) -> None:

@@ -6,6 +6,8 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.exits import Exit
+from gateway.links.broker import BrokerAddress
+from gateway.links.lease import instance_key
 from tests.command_line import Ended, receive, scooter
 
 Run = Callable[..., Awaitable[Ended]]
@@ -97,3 +99,28 @@ async def test_a_wrong_password_is_told_with_the_setting_to_check(
     ended = await run("reset-order", "SC-0001", redis_url=redis_url.replace("@", "x@"))
     assert ended.code == Exit.FAILED
     assert "SCOOTER_REDIS_URL" in ended.err
+
+
+async def test_retiring_asks_first_and_is_refused_while_the_instance_runs(
+    redis: Redis, redis_url: str, broker: BrokerAddress, fresh_id: str
+) -> None:
+    settings: dict[str, object] = {
+        "redis_url": redis_url,
+        "mqtt_host": broker.host,
+        "mqtt_port": broker.port,
+        "mqtt_username": broker.username,
+        "mqtt_password": broker.password,
+        "lease_s": 1.0,
+    }
+    retire = ("gateway", "retire", fresh_id)
+
+    unasked = await scooter(*retire, **settings)
+    done = await scooter(*retire, "--yes", "--json", **settings)
+    await redis.set(instance_key(fresh_id), "another process", px=60_000)
+    alive = await scooter(*retire, "--yes", **settings)
+    nowhere = await scooter(*retire, "--yes", redis_url="redis://127.0.0.1:1/0")
+
+    assert (unasked.code, "--yes" in unasked.err) == (Exit.REFUSED, True)
+    assert (done.code, done.json) == (Exit.OK, {"instance": fresh_id, "received": 0})
+    assert (alive.code, "still runs" in alive.err) == (Exit.REFUSED, True)
+    assert (nowhere.code, "redis is away" in nowhere.err) == (Exit.FAILED, True)

@@ -27,6 +27,13 @@ def test_help_lists_every_command_and_every_exit_code(runner: CliRunner) -> None
     assert all(re.search(rf"\b{code.value}  \w", shown.output) for code in Exit)
 
 
+def test_the_help_of_retire_shows_an_example(runner: CliRunner) -> None:
+    assert (
+        "Example: scooter gateway retire"
+        in runner.invoke(app, ["gateway", "retire", "--help"]).output
+    )
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_of_each_command_shows_an_example(runner: CliRunner, command: str) -> None:
     shown = runner.invoke(app, [command, "--help"])
