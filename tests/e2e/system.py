@@ -10,6 +10,8 @@ from typing import Any, Final, Self
 import asyncpg
 import orjson
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
 
 from gateway.servers import Servers, free_port
 from gateway.telemetry.state_store import DIRTY, HISTORY, INTERNAL, SCOOTER
@@ -31,7 +33,9 @@ class System:
         self.servers = servers
         self._folder = folder
         self.gateways: list[GatewayProcess] = []
-        self.redis = Redis.from_url(servers.redis_admin_url)
+        # Its connections may be those of a Redis that was killed since.
+        again = Retry(ConstantBackoff(0.1), 20)
+        self.redis = Redis.from_url(servers.redis_admin_url, retry=again)
 
     async def __aenter__(self) -> Self:
         return self

@@ -27,7 +27,7 @@ class Bad:
 
     @property
     def topic(self) -> str:
-        scooter_id = self.id or f"BAD-{self.kind.replace(' ', '-')[:24]}"
+        scooter_id = f"BAD-{self.kind.replace(' ', '-')}" if self.id is None else self.id
         return f"scooters/{scooter_id}/{self.uplink}"
 
 

@@ -65,7 +65,7 @@ async def test_each_line_to_look_inside_works_when_pasted_and_ctrl_c_leaves_no_p
         await _is_known(tmp_path, "SC-0001")
         programs = ("state", "near", "snapshots", "watch", "mosquitto_pub", "psql")
         for program in programs:
-            (line,) = (each for each in lines if f" {program} " in each.replace("/", " "))
+            (line,) = (each for each in lines if f" {program} " in f" {each} ".replace("/", " "))
             # What shows news goes on for ever: `timeout` is the person who presses Ctrl-C.
             shown = f"timeout -s INT 5 env {line}" if program == "watch" else line
             ended = await paste(shown, tmp_path)
