@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import IO, Any, Self
 
 from gateway.errors import GatewayError
@@ -22,22 +23,24 @@ class BenchmarkFailed(GatewayError):
 class Child:
     """One process of ours, spoken to by lines."""
 
-    def __init__(self, process: asyncio.subprocess.Process, name: str) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, name: str, log: IO[bytes]) -> None:
         self._process = process
-        self.name = name
+        self._name = name
+        self._log = log
 
     @classmethod
     async def start(
         cls, module: str, *arguments: str, env: Mapping[str, str] | None = None, log: IO[bytes]
     ) -> Self:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", module, *arguments),
+            # It must not outlive a benchmark that is killed.
+            *("setpriv", "--pdeathsig", "KILL", sys.executable, "-m", module, *arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
             env={**os.environ, **(env or {})},
         )
-        return cls(process, " ".join([module, *arguments]))
+        return cls(process, module, log)
 
     @property
     def pid(self) -> int:
@@ -53,7 +56,7 @@ class Child:
         async with asyncio.timeout(within_s):
             line = await self._process.stdout.readline()
         if not line:
-            raise BenchmarkFailed(f"{self.name} ended on its own; see servers.log")
+            raise BenchmarkFailed(f"{self._name} ended on its own: {_end_of(self._log)}")
         return line.decode().strip()
 
     async def stop(self) -> None:
@@ -82,3 +85,8 @@ async def publisher(
         yield child
     finally:
         await child.stop()
+
+
+def _end_of(log: IO[bytes]) -> str:
+    lines = Path(log.name).read_text().splitlines()
+    return "\n".join(lines[-5:])

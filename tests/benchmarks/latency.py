@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 from tests.benchmarks.child import BenchmarkFailed
 from tests.benchmarks.figures import percentile
@@ -40,7 +41,7 @@ async def measure_latency(scene: Scene) -> None:
 def visible_in_redis(stage: Stage) -> Visible:
     async def visible(seq: int) -> bool:
         order = await stage.redis.hget(f"scooter:{PROBE}", "report_order")
-        return order is not None and int(bytes(order).split(b":")[1]) >= seq
+        return order is not None and int(cast("bytes", order).split(b":")[1]) >= seq
 
     return visible
 
@@ -59,12 +60,9 @@ async def at_rate(
     laps = max(1, round(rate * scene.scale.probes * PROBE_EVERY_S / fleet))
     load = stage.load(prefix, fleet, laps=laps, rate=rate)
     probes = Probes(stage, visible)
-    probing = asyncio.create_task(probes.run())
-    try:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(probes.run())
         run = await stage.run(load, subjects, applied=applied, also=probes.stop)
-        await probing
-    finally:
-        probing.cancel()
     return run, (percentile(probes.seen_ms, 50), percentile(probes.seen_ms, 99))
 
 

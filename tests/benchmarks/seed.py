@@ -73,7 +73,8 @@ async def _measure(scene: Scene, way: str) -> Answer:
     is_redis = way in (BEHIND, ALONE)
     postgres = await asyncpg.connect(stage.servers.postgres_url)
     look = None if is_redis else _upserted(postgres)
-    visible = visible_in_redis(stage) if is_redis else _visible_in_postgres(postgres)
+    asking = await asyncpg.connect(stage.servers.postgres_url)
+    visible = visible_in_redis(stage) if is_redis else _visible_in_postgres(asking)
     async with _running(stage, way) as subject:
         await stage.run(stage.load(prefix, scene.scale.fleet), {"gateway": subject}, applied=look)
         if way == BEHIND:
@@ -88,6 +89,7 @@ async def _measure(scene: Scene, way: str) -> Answer:
             scene, prefix, subjects, rate=rate / 2, visible=visible, applied=look
         )
         await postgres.close()
+        await asking.close()
         load = stage.load(prefix, scene.scale.fleet)
         lost = await _lost_by_kill(stage, load, subject, way)
     return Answer(

@@ -1,7 +1,7 @@
 """One round of snapshots as a process of its own, so that its memory is its own.
 
-`python -m tests.benchmarks.snapshot_round REDIS_URL POSTGRES_URL PERIOD_S` says `ready`, writes a
-round at the next line, and tells rows, seconds, CPU and memory as one line of JSON.
+`python -m tests.benchmarks.snapshot_round`, with settings from `SCOOTER_…` variables, says `ready`,
+writes a round at the next line, and tells rows, seconds, CPU and memory as one line of JSON.
 """
 
 import json
@@ -12,14 +12,21 @@ import time
 import uvloop
 
 from gateway.metrics import Metrics
+from gateway.settings import Settings, read_settings
 from gateway.storage.postgres import open_postgres
 from gateway.storage.redis import open_redis
 from gateway.telemetry.snapshots import DirtySet, write_round
 from tests.benchmarks.accounting import forget_peak, peak_mib, resident_mib
 
+PERIOD_S = 30.0
 
-async def main(redis_url: str, postgres_url: str, period_s: float) -> None:
-    async with open_redis(redis_url) as redis, open_postgres(postgres_url) as pool:
+
+async def main(settings: Settings) -> None:
+    assert settings.postgres_url is not None
+    async with (
+        open_redis(settings.redis_url.get_secret_value()) as redis,
+        open_postgres(settings.postgres_url.get_secret_value()) as pool,
+    ):
         await pool.fetchval("SELECT 1")
         dirty = DirtySet(redis)
         await dirty.now_ms()
@@ -27,7 +34,7 @@ async def main(redis_url: str, postgres_url: str, period_s: float) -> None:
         sys.stdin.readline()
         forget_peak(os.getpid())
         idle_mib, began, began_cpu = resident_mib(os.getpid()), time.perf_counter(), _cpu_s()
-        rows = await write_round(dirty, pool, period_s=period_s, metrics=Metrics())
+        rows = await write_round(dirty, pool, period_s=PERIOD_S, metrics=Metrics())
         told = {
             "rows": rows,
             "seconds": time.perf_counter() - began,
@@ -48,4 +55,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3])))
+    uvloop.run(main(read_settings()))

@@ -7,11 +7,9 @@ from typing import Final
 
 from gateway.telemetry.state_store import DIRTY
 from tests.benchmarks.accounting import CpuMeter, resident_mib
-from tests.benchmarks.child import BenchmarkFailed, Child
+from tests.benchmarks.child import BenchmarkFailed
 from tests.benchmarks.scenes import Scene
 from tests.benchmarks.stage import Stage
-
-PERIOD_S: Final = 30.0
 
 # What a report of each would leave: a newer version, in the next period, and a dirty mark.
 _CHANGE = """
@@ -87,10 +85,7 @@ async def change(stage: Stage, prefix: str, scooters: int) -> None:
 
 async def write_one_round(stage: Stage, scooters: int) -> Mapping[str, float]:
     """Rows, seconds, CPU and memory of one round; raises BenchmarkFailed unless all are written."""
-    urls = (stage.servers.redis_url, stage.servers.postgres_url)
-    child = await Child.start(
-        "tests.benchmarks.snapshot_round", *urls, str(PERIOD_S), log=stage.log
-    )
+    child = await stage.child("tests.benchmarks.snapshot_round")
     try:
         await child.hear()
         meter = CpuMeter.start(stage.pids())

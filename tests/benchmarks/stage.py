@@ -103,14 +103,18 @@ class Stage:
     @asynccontextmanager
     async def other(self, name: str) -> AsyncIterator[Subject]:
         """One of `tests.benchmarks.subject` that is subscribed; its broker session ends with it."""
-        env = environment(self._settings("bench", tls=False))
-        child = await Child.start("tests.benchmarks.subject", name, env=env, log=self.log)
+        child = await self.child("tests.benchmarks.subject", name)
         try:
             await child.hear()
             yield Subject(child)
         finally:
             await child.stop()
             await self._forget_sessions("bench")
+
+    async def child(self, module: str, *arguments: str) -> Child:
+        """A process of ours with the settings of a gateway."""
+        env = environment(self._settings("bench", tls=False))
+        return await Child.start(module, *arguments, env=env, log=self.log)
 
     def load(self, prefix: str, scooters: int, *, laps: int = 1, **plan: float | None) -> Load:
         """The next `laps` reports of a fleet: numbers go on where its last load ended."""
