@@ -80,7 +80,11 @@ def confirm(question: str, *, yes: bool) -> None:
         raise CommandFailed(
             "nobody is there to ask: add --yes to do it without asking", code=Exit.REFUSED
         )
-    if not typer.confirm(question, err=True):
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:  # Ctrl-C or the end of the input
+        agreed = False
+    if not agreed:
         raise CommandFailed("nothing was changed", code=Exit.REFUSED)
 
 

@@ -1,12 +1,13 @@
 """The servers a command needs, opened for it; what they refuse becomes a sentence."""
 
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 from urllib.parse import urlsplit
 
 import asyncpg
 from redis.asyncio import Redis
+from redis.asyncio.connection import parse_url
 from redis.exceptions import AuthenticationError
 
 from gateway.errors import ServerAway, SettingsError
@@ -56,11 +57,37 @@ def postgres_url(settings: Settings) -> str:
             ["SCOOTER_POSTGRES_URL: is not set, and this needs Postgres; Redis alone keeps states"]
         )
     url = settings.postgres_url.get_secret_value()
-    try:  # the driver would fail with an error of no class
-        _ = "," in url or urlsplit(url).port
-    except ValueError as error:
-        raise SettingsError([f"SCOOTER_POSTGRES_URL: {error}"]) from None
+    if problem := _postgres_problem(url):
+        raise SettingsError([problem])
     return url
+
+
+def check_addresses(settings: Settings) -> None:
+    """Raises SettingsError when an address is none, before anything waits for it for ever."""
+    problems = [_redis_problem(settings.redis_url.get_secret_value())]
+    if settings.postgres_url is not None:
+        problems.append(_postgres_problem(settings.postgres_url.get_secret_value()))
+    if found := [problem for problem in problems if problem]:
+        raise SettingsError(found)
+
+
+def _postgres_problem(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+        _ = "," in parts.netloc or parts.port
+    except ValueError as error:
+        return f"SCOOTER_POSTGRES_URL: {error}"
+    if parts.scheme not in {"postgres", "postgresql"}:
+        return "SCOOTER_POSTGRES_URL: must begin with postgresql://"
+    return None
+
+
+def _redis_problem(url: str) -> str | None:
+    try:
+        parse_url(url)
+    except ValueError as error:
+        return f"SCOOTER_REDIS_URL: {error}"
+    return None
 
 
 @contextmanager
@@ -85,12 +112,10 @@ def postgres_told() -> Iterator[None]:
 @asynccontextmanager
 async def redis(settings: Settings) -> AsyncGenerator[Redis, None]:
     """A client; a refused login inside the block is told in one sentence."""
-    async with AsyncExitStack() as stack:
-        opening = open_redis(settings.redis_url.get_secret_value(), connections=4)
-        try:
-            client = await stack.enter_async_context(opening)
-        except ValueError as error:  # redis-py has no class of its own for a wrong address
-            raise SettingsError([f"SCOOTER_REDIS_URL: {error}"]) from None
+    url = settings.redis_url.get_secret_value()
+    if problem := _redis_problem(url):
+        raise SettingsError([problem])
+    async with open_redis(url, connections=4) as client:
         try:
             yield client
         except ServerAway as error:

@@ -122,7 +122,7 @@ def _say(age_s: float | None) -> str | None:
 def _source(found: Found) -> str:
     if found.source == "redis":
         return "from Redis, live"
-    return "from Postgres, as old as its last snapshot; put back into Redis"
+    return "from Postgres, as it was at its last snapshot"
 
 
 async def _tell(count: int, what: str, pool: Any, scooter_id: str, span: Span) -> None:  # noqa: ANN401

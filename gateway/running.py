@@ -30,6 +30,7 @@ _SECRET_PARTS: Final = ("password", "secret", "key", "token")
 def run_gateway() -> None:
     """Serve until a signal; raises StartRefused and SettingsError like `service.run`."""
     settings = read_settings()
+    cli_servers.check_addresses(settings)
     set_up_logs(settings)
     try:
         uvloop.run(_serve(settings))

@@ -91,6 +91,16 @@ async def test_a_gateway_refuses_a_redis_that_would_lose_states_with_exit_code_4
     assert "Traceback" not in ended.err
 
 
+async def test_a_gateway_with_addresses_that_are_none_names_each_and_does_not_wait() -> None:
+    ended = await scooter("gateway", redis_url="http://x", postgres_url="http://y", metrics_port=0)
+
+    assert ended.code == Exit.USAGE
+    assert [line.split(":")[1].strip() for line in ended.err.splitlines()] == [
+        "SCOOTER_REDIS_URL",
+        "SCOOTER_POSTGRES_URL",
+    ]
+
+
 async def test_a_gateway_ends_in_order_on_sigterm(redis_url: str, broker: BrokerAddress) -> None:
     port = free_port()
     process = await start(
