@@ -1,5 +1,7 @@
 """The columns of a state in Postgres, and how a Redis hash is spelt for COPY; pure."""
 
+import re
+from itertools import repeat
 from typing import Final
 
 import orjson
@@ -21,8 +23,12 @@ STATE: Final = (*SNAPSHOT, "uptime_ms", "interval_s", "boot", "wake_s")
 
 MS_COLUMNS: Final = frozenset(name for name in STATE if name.endswith("_at"))
 _COLUMNS: Final = ("version", *STATE)
-_TEXT: Final = ("battery_id", "lock", "firmware", "presence")
-_ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+# Neither can be in a text that Redis gave us and Postgres takes.
+_BETWEEN: Final = "\0"
+_MISSING: Final = "\udfff"
+_ODD: Final = re.compile(r"[\\\t\n\r]")
+_ESCAPES: Final = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 
 
 def copy_line(scooter_id: str, state: State) -> str:
@@ -30,17 +36,9 @@ def copy_line(scooter_id: str, state: State) -> str:
 
     Redis already holds decimal text, so nothing is parsed on the way; times stay in ms.
     """
-    texts = dict(state)
-    for name in _TEXT:
-        if name in texts:
-            texts[name] = texts[name].translate(_ESCAPES)
     fields = orjson.dumps(state).decode().replace("\\", "\\\\")
-    columns = "\t".join([texts.get(name, "\\N") for name in _COLUMNS])
-    if columns.count("\t") != len(_COLUMNS) - 1 or "\n" in columns or "\r" in columns:
-        columns = "\t".join([_escaped(state.get(name)) for name in _COLUMNS])
+    columns = _BETWEEN.join(map(state.get, _COLUMNS, repeat(_MISSING)))
+    if _ODD.search(columns):
+        columns = _ODD.sub(lambda odd: _ESCAPES[odd[0]], columns)
+    columns = columns.replace(_BETWEEN, "\t").replace(_MISSING, "\\N")
     return f"{scooter_id}\t{columns}\t{fields}\n"
-
-
-def _escaped(text: str | None) -> str:
-    """For a hash that someone else's hand was in: Postgres then sees what it holds, and refuses."""
-    return "\\N" if text is None else text.translate(_ESCAPES)

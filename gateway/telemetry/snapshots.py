@@ -4,6 +4,7 @@ import asyncio
 import io
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,11 +23,15 @@ from gateway.telemetry.state_store import CLAIMED, DIRTY, State, redis_translate
 log = structlog.get_logger()
 
 _AWAY: Final[tuple[type[BaseException], ...]] = (ServerAway, *AWAY)
+_GIVING_UP: Final[tuple[type[BaseException], ...]] = (*AWAY, asyncio.CancelledError)
 
 Step = Callable[[str], Awaitable[None]]
 """Told after each step of a chunk: claimed, copied, written, committed, cleared."""
 
 CHUNK: Final = 1000
+LANES: Final = 2
+"""Chunks on their way at once, so that Redis and Postgres do not wait for each other."""
+
 CLAIM_MS: Final = 30_000
 """How long a chunk is one writer's; another may take it after, and writes the same rows."""
 
@@ -168,18 +173,29 @@ async def write_round(
     """Write everything that was dirty when the round began; returns the snapshot rows."""
     began_ms = await dirty.now_ms()
     rows = 0
-    while claimed := await dirty.claim(marked_before_ms=began_ms):
-        await step("claimed")
-        try:
-            with metrics.snapshot_seconds.time():
-                written = await _write_good(pool, claimed, period_s=period_s, step=step)
-        except AWAY:
-            await dirty.release(claimed)
-            raise
-        metrics.snapshot_rows.inc(written)
-        rows += written
-        await dirty.clear(claimed)
-        await step("cleared")
+
+    async def write_in_turn() -> None:
+        nonlocal rows
+        while claimed := await dirty.claim(marked_before_ms=began_ms):
+            await step("claimed")
+            try:
+                with metrics.snapshot_seconds.time():
+                    written = await _write_good(pool, claimed, period_s=period_s, step=step)
+            except _GIVING_UP:
+                with suppress(ServerAway):
+                    await dirty.release(claimed)
+                raise
+            metrics.snapshot_rows.inc(written)
+            rows += written
+            await dirty.clear(claimed)
+            await step("cleared")
+
+    try:
+        async with asyncio.TaskGroup() as lanes:
+            for number in range(LANES):
+                lanes.create_task(write_in_turn(), name=f"snapshot lane {number}")
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
     return rows
 
 
