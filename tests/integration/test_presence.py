@@ -61,6 +61,15 @@ async def test_without_an_interval_the_setting_tells_when_silence_is_stale(fleet
     assert await presence(fleet) == "stale"
 
 
+async def test_a_shorter_interval_counts_from_the_report_that_told_it(fleet: Fleet) -> None:
+    await fleet.take(telemetry(ID, boot=5, seq=1, ivl=600))
+    await fleet.take(telemetry(ID, boot=5, seq=2, ivl=5), telemetry(ID, boot=5, seq=3, ivl=5))
+
+    await fleet.sweep_after(15)
+
+    assert await presence(fleet) == "stale"
+
+
 async def test_a_longer_interval_counts_from_the_report_that_told_it(fleet: Fleet) -> None:
     await fleet.take(telemetry(ID, boot=5, seq=1, ivl=5), telemetry(ID, boot=5, seq=2, ivl=600))
 

@@ -56,7 +56,10 @@ local function write_group(scooter, group, order_start, texts, measured_at)
   fields[ORDER_FIELDS[group]] = order_start .. known
   scooter.orders[group], scooter.changed = nil, true
   if group == 'position' then scooter.moved = true end
-  if group == 'interval' then scooter.paced = true end
+  -- A deadline is judged by what was heard since, so only another interval needs a new one.
+  if group == 'interval' and texts[1] ~= scooter.stored[INTERVAL] then
+    scooter.stored[INTERVAL], scooter.paced = texts[1], true
+  end
 end
 
 forget_aside = function(scooter, number)

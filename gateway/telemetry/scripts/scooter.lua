@@ -12,8 +12,9 @@ local now_ms = math.floor(now_us / 1000)
 
 local READ = {
   'version', 'presence', 'boot', 'uptime_ms', 'uptime_boot', 'report_order', 'interval_order',
-  'position_order', 'battery_order', 'lock_order', 'device_order',
+  'position_order', 'battery_order', 'lock_order', 'device_order', 'interval_s',
 }
+local INTERVAL = 12
 local ORDERS = { report = 6, interval = 7, position = 8, battery = 9, lock = 10, device = 11 }
 
 local function integer(number)
