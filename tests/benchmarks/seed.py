@@ -127,7 +127,7 @@ async def _measure_period(
         seconds += behind["seconds"]
         cpu_s += behind["cpu_s"] + behind["redis_cpu_s"] + behind["postgres_cpu_s"]
         rows = 2 * int(behind["rows"])  # the snapshot and the latest state
-    return run.messages / seconds, rows, cpu_s, await postgres.fetchval(_WAL) - wal
+    return run.messages / seconds, rows, cpu_s, int(await postgres.fetchval(_WAL) - wal)
 
 
 @asynccontextmanager
@@ -175,6 +175,7 @@ async def _lost_by_kill(stage: Stage, load: Load, subject: Subject, way: str) ->
     await asyncio.to_thread(store.kill)
     await asyncio.to_thread(store.start)
     if is_redis:
+        await stage.redis.connection_pool.disconnect()
         return await stage.missing(load)
     postgres = await asyncpg.connect(stage.servers.postgres_url)
     kept = await postgres.fetchval(_COUNT, load.scooter_ids(), load.last_seq)
