@@ -1,6 +1,7 @@
 """Own servers, gateways beside them, and questions to both stores."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -111,7 +112,21 @@ class System:
         async def probe() -> bool:
             return set(await self.laps(fleet.ids)) == {fleet.laps}
 
-        await eventually(probe, within_s=within_s, what=f"every state at report {fleet.laps}")
+        try:
+            await eventually(probe, within_s=within_s, what=f"every state at report {fleet.laps}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {await self._behind(fleet)}") from None
+
+    async def _behind(self, fleet: Fleet) -> str:
+        """How many are at which report, and what the gateways say of it."""
+        lines = [f"scooters by report {dict(Counter(await self.laps(fleet.ids)))}"]
+        for gateway in self.gateways:
+            page = await gateway.page() if gateway.is_running else None
+            if page is not None:
+                counts = [line for line in page.text.splitlines() if "_deliveries" in line]
+                lines += [str(await gateway.problems()), *counts]
+            lines.append(gateway.log[-2000:])
+        return "\n".join(lines)
 
     async def dirty(self) -> int:
         return int(await self.redis.zcard(DIRTY))
