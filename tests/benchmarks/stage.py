@@ -21,7 +21,8 @@ from tests.benchmarks.child import BenchmarkFailed, Child, publisher
 from tests.benchmarks.load import BOOT, Load
 from tests.certificates import Authority
 from tests.command_line import environment
-from tests.gateway_process import GatewayProcess
+from tests.eventually import eventually
+from tests.gateway_process import GatewayProcess, Page
 
 NEVER_S: Final = 86_400
 """A snapshot period that does not end within a run: rounds are measured by themselves."""
@@ -57,13 +58,17 @@ class Subject:
         self.is_ours = isinstance(process, GatewayProcess)
 
     async def applied(self) -> int:
-        """Reports applied; raises BenchmarkFailed when its account is not balanced."""
+        """Reports applied, once none is in flight; fails when its account is not balanced."""
         if not isinstance(self.process, GatewayProcess):
             return 0
-        page = await self.process.metrics()
-        if page.surplus:
-            raise BenchmarkFailed(f"{page.surplus} deliveries without an outcome")
-        return page.outcome("applied")
+        process = self.process
+
+        async def settled() -> Page | None:
+            # What is visible in Redis already may be settled a moment later.
+            page = await process.balanced()
+            return None if page.in_flight else page
+
+        return (await eventually(settled, what="an empty account")).outcome("applied")
 
 
 class Stage:
