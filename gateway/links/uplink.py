@@ -10,6 +10,7 @@ import mqtt5
 import structlog
 
 from devices.contract import topics
+from devices.contract.topics import Uplink
 from gateway.errors import ServerAway
 from gateway.links.batch import Batch
 from gateway.links.broker import BrokerAddress
@@ -131,11 +132,14 @@ class Session:
         if self._plan.unwanted:
             unwanted = list(self._plan.unwanted)
             connection.write(mqtt5.UnsubscribePacket(next(self._packet_ids), unwanted).write())
+        status = topics.every(Uplink.STATUS)
         filters = [
             mqtt5.TopicFilter(
                 pattern,
                 max_qos=mqtt5.QoS.AT_LEAST_ONCE,
-                retain_as_published=False,
+                # For a status the flag tells an old one from a live one; whoever retains
+                # anything else is to hear of it at once.
+                retain_as_published=pattern != status,
                 retain_handling=mqtt5.RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS,
             )
             for pattern in self._patterns
