@@ -56,7 +56,7 @@ async def _measure(options: argparse.Namespace, folder: Path, console: Console) 
     async with open_stage(folder) as stage:
         scene = Scene(stage, QUICK if options.quick else FULL)
         machine = await describe_machine(stage)
-        console.print(" · ".join(machine.values()))
+        console.print(" · ".join(f"{name} {value}" for name, value in machine.items()))
         for name in options.only or SCENES:
             scene_began = time.perf_counter()
             await SCENES[name](scene)

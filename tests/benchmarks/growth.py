@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tests.benchmarks.accounting import resident_mib
 from tests.benchmarks.load import SIZES
 from tests.benchmarks.scenes import Scene
 from tests.benchmarks.stage import Run
@@ -15,11 +16,14 @@ async def measure_growth(scene: Scene) -> None:
 
     The fleet of that last run stays for the scene of snapshots.
     """
-    by_size = [await _measure(scene, scene.scale.fleet, size=size) for size in SIZES]
+    by_size = [await _measure(scene, FEWEST * 10, size=size) for size in SIZES]
     counts = [FEWEST]
     while counts[-1] < scene.scale.many:
         counts.append(counts[-1] * 10)
-    by_scooters = [await _measure(scene, count) for count in counts]
+    by_scooters = [
+        by_size[SIZES.index(150)] if count == FEWEST * 10 else await _measure(scene, count)
+        for count in counts
+    ]
     scene.details["growth"] = {
         "by_scooters": [_row("scooters", *pair) for pair in zip(counts, by_scooters, strict=True)],
         "by_size": [_row("bytes", *pair) for pair in zip(SIZES, by_size, strict=True)],
@@ -60,8 +64,13 @@ async def _measure(scene: Scene, scooters: int, *, size: int = 150) -> Run:
     stage, prefix = scene.stage, f"G{size}x{scooters}"
     async with stage.gateway() as gateway:
         await stage.run(stage.load(prefix, scooters, size=size), {"gateway": gateway})
-        load = stage.load(prefix, scooters, laps=scene.scale.laps(scooters), size=size)
-        return await stage.run(load, {"gateway": gateway})
+        # Of more scooters than there are messages, some report; the others are there too.
+        some = min(scooters, scene.scale.messages)
+        load = stage.load(prefix, some, laps=scene.scale.laps(some), size=size)
+        run = await stage.run(load, {"gateway": gateway})
+        if scooters == scene.scale.many:
+            scene.memory_mib = resident_mib(gateway.process.pid)
+        return run
 
 
 def _row(axis: str, number: int, run: Run) -> dict[str, float]:

@@ -9,8 +9,7 @@ import asyncpg
 
 from tests.benchmarks.stage import Stage
 
-# Valkey says the version of Redis that it stands for too.
-_REDIS: Final = ("server_name", "valkey_version", "redis_version")
+_REDIS: Final = ("server_name", "valkey_version")
 
 
 async def describe_machine(stage: Stage) -> dict[str, str]:
@@ -27,6 +26,7 @@ async def describe_machine(stage: Stage) -> dict[str, str]:
         "python": platform.python_version(),
         "mosquitto": stage.servers.program.version(),
         "redis": " ".join(str(redis[key]) for key in _REDIS if key in redis),
+        "redis_allocator": str((await stage.redis.info("memory"))["mem_allocator"]),
         "postgres": str(postgres),
     }
 

@@ -23,8 +23,8 @@ class Scale:
         return max(1, round(self.messages / scooters))
 
 
-FULL = Scale(3, 40_000, 4_000, 10_000, 100_000, 300)
-QUICK = Scale(1, 8_000, 500, 2_000, 10_000, 60)
+FULL = Scale(3, 20_000, 3_000, 5_000, 100_000, 200)
+QUICK = Scale(1, 6_000, 500, 2_000, 10_000, 60)
 
 
 @dataclass(slots=True)
@@ -37,3 +37,5 @@ class Scene:
     details: dict[str, Any] = field(default_factory=dict)
     per_second: float = 0.0
     """The gateway's highest rate, once it was measured."""
+    memory_mib: float = 0.0
+    """What the gateway held after the largest fleet's load, once that was measured."""
