@@ -23,6 +23,20 @@ STATE: Final = (*SNAPSHOT, "uptime_ms", "interval_s", "boot", "wake_s")
 
 MS_COLUMNS: Final = frozenset(name for name in STATE if name.endswith("_at"))
 _COLUMNS: Final = ("version", *STATE)
+_HAS_COLUMN: Final = frozenset(_COLUMNS)
+
+
+def _as_text(name: str) -> str:
+    value = f"(extract(epoch FROM {name}) * 1000)::bigint" if name in MS_COLUMNS else name
+    return f"'{name}', {value}::text"
+
+
+WHOLE_STATE: Final = (
+    "(fields || jsonb_strip_nulls(jsonb_build_object("
+    + ", ".join(_as_text(name) for name in _COLUMNS)
+    + ")))::text"
+)
+"""SQL over `scooter_state`: the whole hash as JSON, as Redis had it."""
 
 # Neither can be in a text that Redis gave us and Postgres takes.
 _BETWEEN: Final = "\0"
@@ -32,11 +46,12 @@ _ESCAPES: Final = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 
 
 def copy_line(scooter_id: str, state: State) -> str:
-    """One line for COPY in text format: id, version, the columns of STATE, the whole hash.
+    """One line for COPY in text format: id, version, the columns of STATE, the other fields.
 
     Redis already holds decimal text, so nothing is parsed on the way; times stay in ms.
     """
-    fields = orjson.dumps(state).decode().replace("\\", "\\\\")
+    others = {name: text for name, text in state.items() if name not in _HAS_COLUMN}
+    fields = orjson.dumps(others).decode().replace("\\", "\\\\")
     columns = _BETWEEN.join(map(state.get, _COLUMNS, repeat(_MISSING)))
     if _ODD.search(columns):
         columns = _ODD.sub(lambda odd: _ESCAPES[odd[0]], columns)

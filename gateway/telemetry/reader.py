@@ -14,14 +14,15 @@ from redis.asyncio import Redis
 
 from gateway.errors import ServerAway
 from gateway.storage.postgres import AWAY, transaction
+from gateway.telemetry.columns import WHOLE_STATE
 from gateway.telemetry.scripts import script
 from gateway.telemetry.state_store import INTERNAL, LOADED, State, StateStore, redis_translated
 
 log = structlog.get_logger()
 
 CHUNK: Final = 500
-_ONE: Final = "SELECT scooter_id, fields::text AS fields FROM scooter_state WHERE scooter_id = $1"
-_ALL: Final = "SELECT scooter_id, fields::text AS fields FROM scooter_state"
+_ALL: Final = f"SELECT scooter_id, {WHOLE_STATE} AS fields FROM scooter_state"  # noqa: S608 - ours
+_ONE: Final = f"{_ALL} WHERE scooter_id = $1"
 
 # A Redis that was emptied again during the refill has lost the first states, and this witness.
 _SET_LOADED: Final = """

@@ -107,8 +107,8 @@ class DirtySet:
     async def claim(self, *, marked_before_ms: int, at_most: int = CHUNK) -> list[Claimed]:
         """Take up to `at_most` scooters that no other writer holds, with their states."""
         with redis_translated():
-            flat: list[Any] = await self._claim(args=[marked_before_ms, at_most, CLAIM_MS])
-        return [Claimed(flat[n].decode(), _state(flat[n + 1])) for n in range(0, len(flat), 2)]
+            found: list[bytes] = await self._claim(args=[marked_before_ms, at_most, CLAIM_MS])
+        return [_claimed(text.decode(errors="replace")) for text in found]
 
     async def clear(self, written: list[Claimed]) -> None:
         """Clear the marks of committed scooters; what moved on since stays dirty from now."""
@@ -129,9 +129,12 @@ class DirtySet:
         return count, max(0.0, (now_ms - oldest[0][1]) / 1000) if oldest else 0.0
 
 
-def _state(flat: list[bytes]) -> State:
-    texts = [text.decode(errors="replace") for text in flat]
-    return dict(zip(texts[::2], texts[1::2], strict=True))
+def _claimed(text: str) -> Claimed:
+    """From `id NUL field NUL value …`."""
+    scooter_id, *flat = text.split("\0")
+    if len(flat) % 2:  # someone else put a NUL in; without a version it is refused and told
+        return Claimed(scooter_id, {"internal": "unreadable"})
+    return Claimed(scooter_id, dict(zip(flat[::2], flat[1::2], strict=True)))
 
 
 async def _no_step(_name: str) -> None:

@@ -15,6 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
 from gateway.servers import Servers, free_port
+from gateway.telemetry.columns import WHOLE_STATE
 from gateway.telemetry.state_store import DIRTY, HISTORY, INTERNAL, SCOOTER
 from tests.eventually import eventually
 from tests.fleet import Fleet
@@ -157,7 +158,9 @@ class System:
         states = dict(zip(fleet.ids, await self.states(fleet.ids), strict=True))
         stored = {
             row["scooter_id"]: (row["version"], orjson.loads(row["fields"]))
-            for row in await self.ask("SELECT scooter_id, version, fields FROM scooter_state")
+            for row in await self.ask(
+                f"SELECT scooter_id, version, {WHOLE_STATE} AS fields FROM scooter_state"  # noqa: S608
+            )
         }
         snapshots = {
             row["scooter_id"]: row

@@ -32,7 +32,7 @@ CREATE TABLE scooter_state (
     wake_s double precision,
     stored_at timestamptz NOT NULL DEFAULT now(),
     fields jsonb NOT NULL
-);
+) WITH (fillfactor = 50);  -- room on the page for the next version of each row, once a period
 COMMENT ON TABLE scooter_state IS
     'Latest known state of each scooter, at most one snapshot period behind Redis; a NULL is unknown.';
 
@@ -172,7 +172,7 @@ COMMENT ON COLUMN scooter_state.presence IS 'online, stale, sleeping, offline or
 COMMENT ON COLUMN scooter_state.presence_at IS 'since when';
 COMMENT ON COLUMN scooter_state.wake_s IS 'seconds until a sleeping scooter wakes, as it said';
 COMMENT ON COLUMN scooter_state.stored_at IS 'Postgres clock: when this row was written';
-COMMENT ON COLUMN scooter_state.fields IS 'the whole Redis hash as text, for refilling Redis';
+COMMENT ON COLUMN scooter_state.fields IS 'fields of the Redis hash that have no column here: for refilling Redis';
 COMMENT ON COLUMN scooter_snapshots.scooter_id IS 'identity of the scooter: its MQTT user name';
 COMMENT ON COLUMN scooter_snapshots.period_start IS 'our clock: start of the snapshot period';
 COMMENT ON COLUMN scooter_snapshots.version IS 'version of the state in Redis: grows with each change, never used twice';

@@ -4,13 +4,17 @@
 
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local written, clean, moved_on = {}, {}, {}
 for index = 1, #ARGV, 2 do
-  local id, written = ARGV[index], ARGV[index + 1]
+  local id = ARGV[index]
   local version = redis.pcall('HGET', 'scooter:' .. id, 'version')
-  if not version or type(version) == 'table' or version == written then
-    redis.call('ZREM', 'scooters:dirty', id)
+  written[#written + 1] = id
+  if type(version) == 'string' and version ~= ARGV[index + 1] then
+    moved_on[#moved_on + 1], moved_on[#moved_on + 2] = now_ms, id
   else
-    redis.call('ZADD', 'scooters:dirty', 'XX', now_ms, id)
+    clean[#clean + 1] = id
   end
-  redis.call('ZREM', 'scooters:claimed', id)
 end
+if #moved_on > 0 then redis.call('ZADD', 'scooters:dirty', 'XX', unpack(moved_on)) end
+if #clean > 0 then redis.call('ZREM', 'scooters:dirty', unpack(clean)) end
+redis.call('ZREM', 'scooters:claimed', unpack(written))
