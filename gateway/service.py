@@ -94,7 +94,7 @@ def _loops(
     )
     loops: dict[str, Loop] = {
         "name lease": name.run,
-        "primary lease": partial(_hold_after, name, primary),
+        "primary lease": partial(_hold_under, name, primary),
         "downlink": downlink.run,
         "presence": partial(
             watch_presence,
@@ -192,10 +192,17 @@ async def _give_up(pool: asyncpg.Pool, stop: asyncio.Event) -> None:
     pool.terminate()
 
 
-async def _hold_after(name: Lease, primary: Lease) -> None:
-    """Stand for primary only under a name that is ours."""
-    await name.wait_held()
-    await primary.run()
+async def _hold_under(name: Lease, primary: Lease) -> None:
+    """Stand for primary only while the name is ours: else nobody would hear the events."""
+    lost = asyncio.Event()
+    name.when_lost(lambda _reason: lost.set())
+    while True:
+        await name.wait_held()
+        lost.clear()
+        async with asyncio.TaskGroup() as group:
+            holding = group.create_task(primary.run(), name="primary lease under the name")
+            await lost.wait()
+            holding.cancel()
 
 
 async def _send_receipts(downlink: Downlink, scooter_id: str, event_ids: list[str]) -> None:
@@ -205,12 +212,17 @@ async def _send_receipts(downlink: Downlink, scooter_id: str, event_ids: list[st
 
 def _watch(health: Health, sessions: dict[str, Session], *, name: Lease, primary: Lease) -> None:
     """Ready is an instance that holds its name and hears everything that it should."""
-    health.watch("lease", lambda: None if name.is_held() else "standing by: the name is taken")
+
+    def nameless() -> str | None:
+        if name.is_held():
+            return None
+        return "standing by: the name is taken" if name.is_elsewhere() else "not asked for yet"
 
     def deaf(each: str) -> str | None:
-        if sessions[each].connected or (each != "telemetry" and not primary.is_held()):
+        if sessions[each].connected or (each != "telemetry" and primary.is_elsewhere()):
             return None
         return "not connected to the broker"
 
+    health.watch("lease", nameless)
     for each in sessions:
         health.watch(f"{each} session", partial(deaf, each))

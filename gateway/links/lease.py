@@ -72,6 +72,10 @@ class Lease:
         """Whether we may act now, by our own clock."""
         return _now() < self._held_until
 
+    def is_elsewhere(self) -> bool:
+        """Whether another process had it when we asked last."""
+        return self._is_standing_by and not self.is_held()
+
     async def wait_held(self) -> bool:
         """Return True once the lease is held: what a session awaits before each CONNECT."""
         while not self.is_held():

@@ -125,6 +125,24 @@ async def test_events_go_to_the_other_gateway_when_the_first_one_ends(system: Sy
     assert rows[0]["n"] == EVENTS
 
 
+async def test_a_gateway_that_stands_by_never_takes_the_events(system: System) -> None:
+    other = await (await system.gateway("other", mqtt_shared=True)).ready()
+    first = await (await system.gateway("one", mqtt_shared=True)).ready()
+    second = await system.gateway("one", mqtt_shared=True)
+    await _stands_by(second)
+    first.pause()  # it has asked for the events before
+    await second.ready()
+    first.resume()
+    await _stands_by(first)
+    async with EventSender(system.mqtt_port).running() as events:
+        await other.kill()
+        for number in range(EVENTS):
+            events.happen(f"SC-{number:04d}", "orphaned")
+        await _receipted(events, EVENTS)
+    primaries = [(await each.metrics()).value("primary") for each in (first, second)]
+    assert primaries == [0, 1]
+
+
 async def _receipted(events: EventSender, count: int) -> None:
     async def probe() -> bool:
         return len(events.receipted) == count
