@@ -132,8 +132,9 @@ class DirtySet:
 def _claimed(text: str) -> Claimed:
     """From `id NUL field NUL value …`."""
     scooter_id, *flat = text.split("\0")
-    if len(flat) % 2:  # someone else put a NUL in; without a version it is refused and told
-        return Claimed(scooter_id, {"internal": "unreadable"})
+    if len(flat) % 2:  # someone else put a NUL in: Postgres shall refuse it, which is told
+        version = flat[flat.index("version") + 1] if "version" in flat[:-1] else ""
+        return Claimed(scooter_id, {"version": version, "charging": "unreadable"})
     return Claimed(scooter_id, dict(zip(flat[::2], flat[1::2], strict=True)))
 
 
