@@ -52,7 +52,7 @@ async def ingest(
     session: str,
 ) -> None:
     """Decode, keep, settle: a batch at a time, and nothing is settled before it is kept."""
-    outage = Outage(f"keeping {session}")
+    outage, room = Outage(f"keeping {session}"), Outage("room in the history", most_s=1.0)
     async for batch in batches:
         entries = [entry_of(delivery, batch.received_ms) for delivery in batch.deliveries]
         while entries and not batch.is_abandoned:
@@ -67,7 +67,8 @@ async def ingest(
             else:
                 metrics.history_dropped.inc(advanced.dropped)
                 entries = settle_kept(batch, entries, advanced.outcomes)
-                wait_s = _condition(outage, entries)
+                outage.back()
+                wait_s = _condition(room, entries)
             if wait_s:
                 await asyncio.sleep(wait_s)
 
@@ -93,9 +94,9 @@ async def _refilled(refill: Refill, outage: Outage) -> float:
     return 0.0
 
 
-def _condition(outage: Outage, left: list[Entry]) -> float:
+def _condition(room: Outage, left: list[Entry]) -> float:
     """Seconds to wait before what is left can be brought again: only a full history waits."""
     if any(entry["k"] != "reject" for entry in left):
-        return outage.away("the history is full until Postgres has taken it")
-    outage.back()
+        return room.away("full until Postgres has taken some of it")
+    room.back()
     return 0.0
