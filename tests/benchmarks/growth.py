@@ -28,13 +28,14 @@ async def measure_growth(scene: Scene) -> None:
         "by_scooters": [_row("scooters", *pair) for pair in zip(counts, by_scooters, strict=True)],
         "by_size": [_row("bytes", *pair) for pair in zip(SIZES, by_size, strict=True)],
     }
-    for name in ("gateway", "redis"):
-        used = [run.cpu_us(name) for run in by_scooters]
+    # A batch holds several reports of one scooter when there are fewer than about 1,000, and Redis
+    # writes them as one: its cost is compared from there on, the gateway's from the fewest.
+    for name, first in (("gateway", 0), ("redis", 1)):
         scene.figures.add(
-            f"{name}_cpu_most_over_fewest_scooters",
-            f"CPU a message, {name}, {counts[-1]:,} scooters over {FEWEST}",
+            f"{name}_cpu_growth",
+            f"CPU a message, {name}, {counts[-1]:,} scooters over {counts[first]:,}",
             "x",
-            [used[-1] / used[0]],
+            [by_scooters[-1].cpu_us(name) / by_scooters[first].cpu_us(name)],
         )
 
 

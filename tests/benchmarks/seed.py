@@ -7,7 +7,7 @@ The same load through the same uplink and validation, kept in four ways. A fleet
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -44,8 +44,8 @@ class Answer:
 
     way: str
     messages_per_s: float
-    cpu_us: float
-    """Of gateway, Redis and Postgres together, a message, snapshots included."""
+    cpu_us: Mapping[str, float]
+    """Of gateway, Redis and Postgres, a message, snapshots included."""
     rows: int
     rows_per_message: float
     wal_bytes_per_message: float
@@ -95,7 +95,7 @@ async def _measure(scene: Scene, way: str) -> Answer:
     return Answer(
         way=way,
         messages_per_s=rate,
-        cpu_us=cpu_s / messages * 1e6,
+        cpu_us={name: used_s / messages * 1e6 for name, used_s in cpu_s.items()},
         rows=rows,
         rows_per_message=rows / messages,
         wal_bytes_per_message=wal / messages,
@@ -113,19 +113,21 @@ async def _measure_period(
     prefix: str,
     postgres: asyncpg.Connection,
     look: Applied | None,
-) -> tuple[float, int, float, int]:
+) -> tuple[float, int, dict[str, float], int]:
     """Messages a second, rows, seconds of CPU and bytes of WAL of one snapshot period."""
     stage, subjects = scene.stage, {"gateway": subject}
     rows, wal = await _rows(subject), await postgres.fetchval(_WAL)
     load = stage.load(prefix, scene.scale.fleet, laps=PERIOD_LAPS)
     run = await stage.run(load, subjects, applied=look)
     seconds = run.seconds
-    cpu_s = sum(run.cpu_s[name] for name in ("gateway", "redis", "postgres"))
+    cpu_s = {name: run.cpu_s[name] for name in ("gateway", "redis", "postgres")}
     rows = await _rows(subject) - rows
     if way == BEHIND:
         behind = await write_one_round(stage, scene.scale.fleet)
         seconds += behind["seconds"]
-        cpu_s += behind["cpu_s"] + behind["redis_cpu_s"] + behind["postgres_cpu_s"]
+        cpu_s["gateway"] += behind["cpu_s"]
+        for name in ("redis", "postgres"):
+            cpu_s[name] += behind[f"{name}_cpu_s"]
         rows = 2 * int(behind["rows"])  # the snapshot and the latest state
     return run.messages / seconds, rows, cpu_s, int(await postgres.fetchval(_WAL) - wal)
 

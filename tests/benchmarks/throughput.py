@@ -49,9 +49,9 @@ def _tell(scene: Scene, runs: Mapping[str, list[Run]]) -> None:
     ours = [run.cpu_us("gateway") for run in runs["gateway"]]
     for way, words in ((PLAIN, ""), (TLS, ", TLS")):
         measured = runs[f"gateway{way}"]
-        scene.per_second = scene.per_second or min(run.per_second for run in measured)
         rates = [run.per_second for run in measured]
-        figures.add(f"messages_per_s{way}", f"messages a second{words}", "1/s", rates)
+        rate = figures.add(f"messages_per_s{way}", f"messages a second{words}", "1/s", rates)
+        scene.per_second = scene.per_second or rate.value
         used = {name: [run.cpu_us(name) for run in measured] for name in measured[0].cpu_s}
         for name in ("gateway", "mosquitto", "redis", "publisher"):
             what = f"CPU a message, {name}{words}"
