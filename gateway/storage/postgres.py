@@ -33,6 +33,7 @@ AWAY: Final[tuple[type[BaseException], ...]] = (
     asyncpg.OperatorInterventionError,  # 57
     asyncpg.PostgresSystemError,  # 58
     asyncpg.InvalidCachedStatementError,  # 0A000: a migration ran; the repeat prepares anew
+    asyncpg.CheckViolationError,  # 23514 with no constraint named: a partition came meanwhile
 )
 """Postgres cannot serve now: wait, and repeat the same thing. Ask `is_bad_row` first."""
 
