@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import http.client
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
@@ -32,6 +33,7 @@ def run_gateway() -> None:
     settings = read_settings()
     cli_servers.check_addresses(settings)
     set_up_logs(settings)
+    _spare_collections()
     try:
         uvloop.run(_serve(settings))
     except OSError as error:
@@ -42,6 +44,16 @@ def run_gateway() -> None:
             f"metrics cannot listen on {where} ({error.strerror}): set SCOOTER_METRICS_PORT to a "
             "free port, or SCOOTER_METRICS_HOST to an address of this machine"
         ) from error
+
+
+def _spare_collections() -> None:
+    """A batch makes thousands of containers that all live until it is settled.
+
+    To look for cycles among them, ten times a batch, took a sixth of the CPU.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 async def _serve(settings: Settings) -> None:

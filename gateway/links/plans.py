@@ -1,16 +1,20 @@
 """Which broker sessions an instance holds, and for what."""
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from devices.contract.topics import Uplink, every
 from gateway.settings import Settings
+
+TELEMETRY_LINGER_S: Final = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionPlan:
     """What one session is for; the broker keeps it for `session_expiry_s` while we are away.
 
-    `unwanted` are filters that another setting may have left in it: with both the plain and the
+    `linger_s` is how long a session that was idle waits for company of its first delivery: a
+    batch costs the same whatever its size. `unwanted` are filters that another setting may have left in it: with both the plain and the
     shared one every message would come twice.
     """
 
@@ -21,6 +25,7 @@ class SessionPlan:
     session_expiry_s: int
     instance: str
     echo_period_s: float = 10.0
+    linger_s: float = 0.0
     unwanted: tuple[str, ...] = ()
 
 
@@ -54,7 +59,9 @@ def session_plans(settings: Settings) -> SessionPlans:
     wanted, unwanted = (shared, plain) if settings.mqtt_shared else (plain, shared)
     return SessionPlans(
         telemetry=replace(
-            plan("telemetry", f"{settings.instance}.telemetry", wanted), unwanted=(unwanted,)
+            plan("telemetry", f"{settings.instance}.telemetry", wanted),
+            linger_s=TELEMETRY_LINGER_S,
+            unwanted=(unwanted,),
         ),
         events=plan(
             "events", "gateway.events", every(Uplink.EVENTS), every(Uplink.TELEMETRY_BATCH)

@@ -76,6 +76,8 @@ class Session:
             if batch is None:
                 self._arrived.clear()
                 await self._arrived.wait()
+                if self._plan.linger_s:
+                    await asyncio.sleep(self._plan.linger_s)
                 continue
             size.observe(len(batch.deliveries))
             yield batch
