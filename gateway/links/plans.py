@@ -14,8 +14,8 @@ class SessionPlan:
     """What one session is for; the broker keeps it for `session_expiry_s` while we are away.
 
     `linger_s` is how long a session that was idle waits for company of its first delivery: a
-    batch costs the same whatever its size. `unwanted` are filters that another setting may have left in it: with both the plain and the
-    shared one every message would come twice.
+    batch costs the same whatever its size. `unwanted` are filters that another setting may have
+    left in it: with both the plain and the shared one every message would come twice.
     """
 
     name: str
