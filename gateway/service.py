@@ -57,11 +57,12 @@ async def run(settings: Settings, *, stop: asyncio.Event, metrics: Metrics | Non
             url = settings.postgres_url.get_secret_value()
             pool = await stack.enter_async_context(open_postgres(url))
         redis = await stack.enter_async_context(open_redis(settings.redis_url.get_secret_value()))
+        # Before anybody can ask: with nothing to watch yet it would say that it is ready.
+        loops = _loops(settings, pool=pool, redis=redis, metrics=metrics, health=health)
         port = stack.enter_context(serve_health(health, metrics, host=host, port=port))
         log.info("gateway starts", instance=settings.instance, metrics_port=port)
         if pool is not None:
             stack.callback(asyncio.create_task(_give_up(pool, stop), name="give up").cancel)
-        loops = _loops(settings, pool=pool, redis=redis, metrics=metrics, health=health)
         if await _proven(pool, redis, stop=stop):
             await supervise(loops, stop=stop)
     log.info("gateway stopped", instance=settings.instance)

@@ -227,14 +227,22 @@ async def _write_good(
 async def write_snapshots(
     dirty: DirtySet, pool: asyncpg.Pool, *, period_s: float, metrics: Metrics
 ) -> None:
-    """A round every `period_s`, for ever; a server that is away costs resolution, nothing else."""
+    """A round at the end of each period, for ever; a server away costs resolution, nothing else.
+
+    Periods end for every gateway at once, so that several share a round: each by its own beat
+    would write a scooter that reports all the time once a gateway and period.
+    """
     outage = Outage("writing snapshots")
-    due = time.monotonic() + period_s
+    due = _period_end(time.time(), period_s)
     while True:
-        await asyncio.sleep(max(0.0, due - time.monotonic()))
-        due = max(due + period_s, time.monotonic())
+        await asyncio.sleep(min(period_s, max(0.0, due - time.time())))
+        due = _period_end(max(due, time.time()), period_s)
         try:
             await write_round(dirty, pool, period_s=period_s, metrics=metrics)
             outage.back()
         except _AWAY as error:
-            due = time.monotonic() + min(period_s, outage.away(error))
+            due = time.time() + min(period_s, outage.away(error))
+
+
+def _period_end(now_s: float, period_s: float) -> float:
+    return (now_s // period_s + 1) * period_s

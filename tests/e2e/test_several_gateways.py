@@ -2,7 +2,7 @@
 
 import asyncio
 
-from tests.e2e.system import LEASE_S, PERIOD_S, System, until
+from tests.e2e.system import LEASE_S, System, until
 from tests.eventually import eventually
 from tests.fleet import EventSender, Fleet
 from tests.gateway_process import GatewayProcess
@@ -102,9 +102,9 @@ async def test_gateways_with_different_names_share_telemetry_and_write_snapshots
     await system.assert_stored(fleet)
     await system.assert_no_row_twice()
     rows = await system.ask("SELECT count(*) AS n FROM scooter_snapshots")
-    # A scooter may change again in the period in which it was written already.
+    # One that is written a moment before the other looks may be written again in the period.
     writes = sum(page.value("snapshot_rows_total") for page in pages)
-    assert rows[0]["n"] <= writes <= 1.5 * rows[0]["n"], PERIOD_S
+    assert rows[0]["n"] <= writes <= 1.3 * rows[0]["n"]
 
 
 async def test_events_go_to_the_other_gateway_when_the_first_one_ends(system: System) -> None:
