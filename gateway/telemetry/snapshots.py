@@ -3,6 +3,7 @@
 import asyncio
 import io
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -185,22 +186,37 @@ async def write_round(
             try:
                 with metrics.snapshot_seconds.time():
                     written = await _write_good(pool, claimed, period_s=period_s, step=step)
-            except _GIVING_UP:
-                with suppress(ServerAway):
-                    await dirty.release(claimed)
+            except _GIVING_UP as error:
+                await _give_back(dirty, claimed, error)
                 raise
             metrics.snapshot_rows.inc(written)
             rows += written
             await dirty.clear(claimed)
             await step("cleared")
 
-    try:
-        async with asyncio.TaskGroup() as lanes:
-            for number in range(LANES):
-                lanes.create_task(write_in_turn(), name=f"snapshot lane {number}")
-    except BaseExceptionGroup as failed:
-        raise failed.exceptions[0] from None
+    # Not a task group: a lane that fails must not stop another one that gives its chunk back.
+    lanes = [
+        asyncio.create_task(write_in_turn(), name=f"snapshot lane {number}")
+        for number in range(LANES)
+    ]
+    for error in await asyncio.gather(*lanes, return_exceptions=True):
+        if error is not None:
+            raise error
     return rows
+
+
+async def _give_back(dirty: DirtySet, claimed: list[Claimed], error: BaseException) -> None:
+    """Let the next round or another writer have a chunk, and forget it.
+
+    An error is part of a cycle: through its frames it would keep the chunk, and one more each
+    round of an outage, until a full garbage collection.
+    """
+    try:
+        with suppress(ServerAway):
+            await dirty.release(claimed)
+    finally:
+        claimed.clear()
+        traceback.clear_frames(error.__traceback__)
 
 
 async def _write_good(

@@ -13,7 +13,7 @@ SCOOTERS = 2_000
 RATE = 2_000.0
 PERIODS = 10
 EVENTS = 40
-MEMORY_MIB = 24.0
+MEMORY_MIB = 12.0
 """How much a gateway may hold more during the outage than at its beginning."""
 WRITING_MIB = 64.0
 """And at most while it writes what the outage left."""
