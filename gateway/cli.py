@@ -6,7 +6,7 @@ import typer
 
 from gateway import cli_mending, cli_reading, cli_running
 from gateway.cli_frame import Commands
-from gateway.exits import MEANINGS
+from gateway.console.exits import MEANINGS
 
 _EXIT_CODES = "\n".join(f"  {code.value:>3}  {meaning}" for code, meaning in MEANINGS.items())
 

@@ -10,10 +10,10 @@ import typer
 from typer.core import TyperGroup
 
 from devices.contract import topics
+from gateway.console.exits import CommandFailed, Exit
+from gateway.console.output import Form, write
+from gateway.console.spans import Span, parse_distance, parse_duration, parse_moment
 from gateway.errors import GatewayError, SettingsError, StartRefused
-from gateway.exits import CommandFailed, Exit
-from gateway.output import Form, write
-from gateway.spans import Span, parse_distance, parse_duration, parse_moment
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gateway.cli_frame import MOMENT, Json, ScooterId, Yes, confirm, run
-from gateway.spans import Span, rfc3339
+from gateway.console.spans import Span, rfc3339
 
 
 def reset_order(scooter_id: ScooterId, *, as_json: Json = False) -> None:
@@ -19,7 +19,7 @@ def reset_order(scooter_id: ScooterId, *, as_json: Json = False) -> None:
     \b
     Example: scooter reset-order SC-0001
     """
-    from gateway import mending
+    from gateway.console import mending
 
     run(mending.reset_order(scooter_id, as_json=as_json))
 
@@ -55,6 +55,6 @@ def erase(
         f"Erase the positions of {scooter_id} from {rfc3339(start)} up to {rfc3339(end)} for good?",
         yes=yes,
     )
-    from gateway import mending
+    from gateway.console import mending
 
     run(mending.erase_positions(scooter_id, Span(start, end), as_json=as_json))

@@ -19,7 +19,7 @@ from gateway.cli_frame import (
     run,
     span,
 )
-from gateway.exits import CommandFailed, Exit
+from gateway.console.exits import CommandFailed, Exit
 
 _HOUR = timedelta(hours=1)
 
@@ -32,7 +32,7 @@ def state(scooter_id: ScooterId, *, as_json: Json = False) -> None:
     \b
     Example: scooter state SC-0001 --json
     """
-    from gateway import reading
+    from gateway.console import reading
 
     run(reading.show_state(scooter_id, as_json=as_json))
 
@@ -55,7 +55,7 @@ def near(
     Example: scooter near 48.1371 11.5754 --within 500m
     Example: scooter near -33.92 18.42 --within 1.5km --json
     """
-    from gateway import reading
+    from gateway.console import reading
 
     run(reading.show_near(lat, lon, within_m=within_m, as_json=as_json))
 
@@ -78,7 +78,7 @@ def snapshots(
     Example: scooter snapshots SC-0001 --since 2026-11-01 --until 2026-11-02 --json
     """
     wanted = span(since, until, usual=_HOUR)
-    from gateway import reading
+    from gateway.console import reading
 
     run(reading.show_snapshots(scooter_id, wanted, form(as_json=as_json, as_csv=as_csv)))
 
@@ -97,7 +97,7 @@ def events(
     Example: scooter events SC-0001 --since 12h
     """
     wanted = span(since, until, usual=7 * 24 * _HOUR)
-    from gateway import reading
+    from gateway.console import reading
 
     run(reading.show_events(scooter_id, wanted, form(as_json=as_json, as_csv=as_csv)))
 
@@ -122,7 +122,7 @@ def rejects(
     Example: scooter rejects --id SC-0001 --json
     """
     wanted = span(since, until, usual=24 * _HOUR)
-    from gateway import reading
+    from gateway.console import reading
 
     run(reading.show_rejects(scooter_id, wanted, form(as_json=as_json, as_csv=as_csv)))
 
@@ -161,6 +161,6 @@ def watch(
             "filter with --id 'SC-00*'",
             code=Exit.USAGE,
         )
-    from gateway import watching
+    from gateway.console import watching
 
     run(watching.watch(pattern, lasting=lasting, as_json=as_json))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gateway.cli_frame import DURATION, Json, Yes, confirm, run
-from gateway.exits import Exit
+from gateway.console.exits import Exit
 
 
 def gateway(ctx: typer.Context) -> None:
@@ -24,7 +24,7 @@ def gateway(ctx: typer.Context) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    from gateway.running import run_gateway
+    from gateway.console.running import run_gateway
 
     run_gateway()
 
@@ -46,7 +46,7 @@ def retire(
     Example: scooter gateway retire gateway-2
     """
     confirm(f"Delete the broker session of {instance}, once it is empty?", yes=yes)
-    from gateway.running import retire_instance
+    from gateway.console.running import retire_instance
 
     run(retire_instance(instance, as_json=as_json))
 
@@ -84,7 +84,7 @@ def demo(
     Example: scooter demo
     Example: scooter demo --scooters 200 --for 20s --json
     """
-    from gateway.demo import DemoOptions, run_demo
+    from gateway.local.demo import DemoOptions, run_demo
 
     options = DemoOptions(
         scooters=scooters,
@@ -107,7 +107,7 @@ def settings(*, as_json: Json = False) -> None:
     Example: scooter settings
     Example: SCOOTER_SNAPSHOT_PERIOD_S=60 scooter settings --json
     """
-    from gateway.running import show_settings
+    from gateway.console.running import show_settings
 
     show_settings(as_json=as_json)
 
@@ -124,7 +124,7 @@ def migrate(
     \b
     Example: scooter migrate --dry-run
     """
-    from gateway.running import migrate_postgres
+    from gateway.console.running import migrate_postgres
 
     run(migrate_postgres(dry_run=dry_run, as_json=as_json))
 
@@ -144,7 +144,7 @@ def health(
     \b
     Example: scooter health
     """
-    from gateway.running import show_health
+    from gateway.console.running import show_health
 
     show_health(live_only=live_only, as_json=as_json)
 
@@ -159,7 +159,7 @@ def doctor(*, as_json: Json = False) -> None:
     Example: scooter doctor
     Example: scooter doctor --json
     """
-    from gateway.doctor import examine_all
+    from gateway.console.doctor import examine_all
 
     if not run(examine_all(as_json=as_json)):
         raise typer.Exit(Exit.FAILED)

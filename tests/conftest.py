@@ -13,8 +13,8 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.links.broker import BrokerAddress
-from gateway.mosquitto_package import Mosquitto, fetch_mosquitto
-from gateway.servers import Servers
+from gateway.local.mosquitto_package import Mosquitto, fetch_mosquitto
+from gateway.local.servers import Servers
 from tests.services import (
     MosquittoService,
     PostgresService,

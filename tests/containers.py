@@ -10,7 +10,7 @@ from testcontainers.core.container import DockerContainer
 
 from broker.accounts import password_entry
 from broker.config import SHIPPED_ACL, fill_config
-from gateway.server_kinds import mosquitto_serves, redis_config, redis_serves
+from gateway.local.server_kinds import mosquitto_serves, redis_config, redis_serves
 from tests.services import MosquittoService, PostgresService, RedisService
 
 MOSQUITTO_IMAGE = "eclipse-mosquitto:2.0"

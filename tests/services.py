@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.links.broker import BrokerAddress
-from gateway.mosquitto_package import Mosquitto
-from gateway.servers import Servers
+from gateway.local.mosquitto_package import Mosquitto
+from gateway.local.servers import Servers
 
 
 @dataclass(frozen=True, slots=True)

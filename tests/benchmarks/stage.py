@@ -13,7 +13,7 @@ import asyncpg
 import mqtt5
 from redis.asyncio import Redis
 
-from gateway.servers import Servers, free_port
+from gateway.local.servers import Servers, free_port
 from gateway.storage.migrate import migrate
 from tests.benchmarks import baseline, upserts
 from tests.benchmarks.accounting import CpuMeter

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.servers import Servers
+from gateway.local.servers import Servers
 from gateway.storage.migrate import migrate
 from tests.e2e.system import System
 

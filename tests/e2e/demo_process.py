@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from gateway.server_process import is_alive
+from gateway.local.server_process import is_alive
 from tests.command_line import Ended, environment
 from tests.eventually import eventually
 

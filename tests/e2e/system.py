@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
-from gateway.servers import Servers, free_port
+from gateway.local.servers import Servers, free_port
 from gateway.telemetry.columns import WHOLE_STATE
 from gateway.telemetry.state_store import DIRTY, HISTORY, INTERNAL, SCOOTER
 from tests.eventually import eventually

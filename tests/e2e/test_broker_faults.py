@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.servers import Servers
+from gateway.local.servers import Servers
 from tests.e2e.system import System, until
 from tests.eventually import eventually
 from tests.fleet import EventSender, Fleet

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 from redis.asyncio import Redis
 
-from gateway.exits import Exit
+from gateway.console.exits import Exit
 from gateway.health import Health, serve_health
 from gateway.links.broker import BrokerAddress
+from gateway.local.servers import Servers, free_port
 from gateway.metrics import Metrics
-from gateway.servers import Servers, free_port
 from tests.command_line import environment, scooter, start
 from tests.eventually import eventually
 

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager, suppress
 
 from redis.asyncio import Redis
 
-from gateway.exits import Exit
-from gateway.servers import Servers
+from gateway.console.exits import Exit
+from gateway.local.servers import Servers
 from gateway.storage.redis import open_redis
 from tests.command_line import environment, receive, scooter, start
 from tests.eventually import eventually

@@ -7,12 +7,12 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from gateway.exits import Exit
+from gateway.console.exits import Exit
 from gateway.links.broker import BrokerAddress
 from gateway.links.probe import open_probe
-from gateway.mosquitto_package import find_mosquitto
-from gateway.server_kinds import REDIS_USER, mosquitto_serves
-from gateway.servers import Servers, free_port
+from gateway.local.mosquitto_package import find_mosquitto
+from gateway.local.server_kinds import REDIS_USER, mosquitto_serves
+from gateway.local.servers import Servers, free_port
 from gateway.storage.migrate import migrate
 from tests.command_line import Ended, scooter
 from tests.eventually import eventually

@@ -11,8 +11,8 @@ from devices.contract import topics
 from gateway.errors import ServerAway
 from gateway.links.broker import BrokerAddress
 from gateway.links.downlink import Downlink
+from gateway.local.servers import Servers
 from gateway.metrics import Metrics
-from gateway.servers import Servers
 from tests.eventually import eventually
 from tests.mqtt_session import always
 from tests.proxy import Proxy

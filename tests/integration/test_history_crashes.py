@@ -11,8 +11,8 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
+from gateway.local.servers import Servers
 from gateway.metrics import Metrics
-from gateway.servers import Servers
 from gateway.storage.postgres import migrate, open_postgres
 from gateway.storage.redis import open_redis
 from gateway.telemetry.history import drain

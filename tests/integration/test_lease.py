@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from redis.asyncio import Redis
 
 from gateway.links.lease import Lease, instance_key
-from gateway.servers import Servers
+from gateway.local.servers import Servers
 from gateway.storage.redis import open_redis
 from tests.eventually import eventually
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
-from gateway.servers import Servers
+from gateway.local.servers import Servers
 from gateway.storage.redis import AWAY, check_redis, is_away, open_redis
 
 pytestmark = pytest.mark.integration

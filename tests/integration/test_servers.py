@@ -18,15 +18,15 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from gateway.server_process import ServerFailed, without_root
-from gateway.servers import Servers
+from gateway.local.server_process import ServerFailed, without_root
+from gateway.local.servers import Servers
 from tests.certificates import Authority
 from tests.eventually import eventually
 
 HOLD = """
 import sys
 from pathlib import Path
-from gateway.servers import Servers
+from gateway.local.servers import Servers
 with Servers(Path(sys.argv[1]), fsync=False) as servers:
     print(servers.mosquitto.pid, servers.redis.pid, servers.postgres.pid, flush=True)
     sys.stdin.read()

@@ -17,7 +17,7 @@ from devices.simulator.outbox import Message
 from devices.simulator.plan import Broker, FleetPlan, Mishaps, Totals
 from devices.simulator.scooter import Journal, run_fleet
 from gateway.links.broker import BrokerAddress
-from gateway.servers import Servers
+from gateway.local.servers import Servers
 from tests.eventually import eventually
 from tests.services import mosquitto_of
 

@@ -8,8 +8,8 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.errors import ServerAway
+from gateway.local.servers import Servers
 from gateway.metrics import Metrics
-from gateway.servers import Servers
 from gateway.storage.migrate import migrate
 from gateway.storage.postgres import AWAY, open_postgres
 from gateway.storage.redis import open_redis

@@ -9,8 +9,8 @@ import structlog
 from gateway.links.broker import BrokerAddress
 from gateway.links.delivery import Outcome
 from gateway.links.uplink import Session
+from gateway.local.servers import Servers
 from gateway.metrics import Metrics
-from gateway.servers import Servers
 from tests.mqtt_session import always, plan, running, send
 from tests.proxy import Proxy
 from tests.services import mosquitto_of

@@ -7,7 +7,7 @@ import structlog
 
 from gateway.errors import SettingsError
 from gateway.links.broker import broker_address
-from gateway.servers import Servers
+from gateway.local.servers import Servers
 from gateway.settings import Settings
 from tests.certificates import Authority
 from tests.mqtt_session import plan, running, send

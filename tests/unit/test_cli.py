@@ -4,8 +4,8 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli import app
+from gateway.console.exits import CommandFailed, Exit
 from gateway.errors import GatewayError, ServerAway, SettingsError, StartRefused
-from gateway.exits import CommandFailed, Exit
 
 COMMANDS = (
     *("demo", "gateway", "migrate", "settings", "doctor", "health", "state", "near", "watch"),
@@ -89,7 +89,7 @@ def test_what_goes_wrong_ends_with_its_exit_code_and_no_traceback(
     def fail(**_options: object) -> None:
         raise error
 
-    monkeypatch.setattr("gateway.running.show_settings", fail)
+    monkeypatch.setattr("gateway.console.running.show_settings", fail)
 
     ended = runner.invoke(app, ["settings"])
 

@@ -10,8 +10,8 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import parse_url
 from redis.exceptions import AuthenticationError
 
+from gateway.console.exits import CommandFailed
 from gateway.errors import ServerAway, SettingsError
-from gateway.exits import CommandFailed
 from gateway.settings import Settings
 from gateway.storage.postgres import AWAY, open_postgres
 from gateway.storage.redis import open_redis

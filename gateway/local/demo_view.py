@@ -17,11 +17,11 @@ from rich.text import Text
 
 from devices.simulator.plan import Totals
 from gateway.errors import ServerAway
+from gateway.local.mosquitto_package import client_command
+from gateway.local.server_kinds import POSTGRES_DATABASE, POSTGRES_USER
+from gateway.local.server_process import ServerFailed
+from gateway.local.servers import Servers
 from gateway.metrics import Metrics
-from gateway.mosquitto_package import client_command
-from gateway.server_kinds import POSTGRES_DATABASE, POSTGRES_USER
-from gateway.server_process import ServerFailed
-from gateway.servers import Servers
 from gateway.telemetry.state_store import LAST_SEEN, SCOOTER, redis_translated
 
 REFRESH_S: Final = 0.5

@@ -9,11 +9,11 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
-from gateway import cli_servers
-from gateway.doctor_report import Report
+from gateway.console import stores
+from gateway.console.doctor_report import Report
+from gateway.console.exits import CommandFailed
+from gateway.console.running import masked_url
 from gateway.errors import ServerAway
-from gateway.exits import CommandFailed
-from gateway.running import masked_url
 from gateway.settings import Settings
 from gateway.storage.migrate import MigrationError
 from gateway.storage.partitions import DAILY, default_partition_rows
@@ -66,7 +66,7 @@ async def examine_redis(settings: Settings) -> Report:
     """Raises SettingsError for a wrong address; whatever else is wrong is a finding."""
     report = Report("redis", masked_url(settings.redis_url.get_secret_value()))
     try:
-        async with cli_servers.redis(settings) as redis:
+        async with stores.redis(settings) as redis:
             began = time.monotonic()
             seconds, micros = await redis.time()
             took_s = time.monotonic() - began
@@ -180,7 +180,7 @@ async def examine_postgres(settings: Settings) -> Report:
         return report
     report = Report("postgres", masked_url(settings.postgres_url.get_secret_value()))
     try:
-        async with cli_servers.postgres(settings) as pool:
+        async with stores.postgres(settings) as pool:
             began = time.monotonic()
             await pool.fetchval("SELECT 1")
             report.facts["connects_in_ms"] = round((time.monotonic() - began) * 1000, 1)

@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.server_process import ServerFailed
+from gateway.local.server_process import ServerFailed
 
 # Debian keeps servers out of a plain user's path.
 _SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"

@@ -15,10 +15,10 @@ from pydantic import SecretStr
 from broker.accounts import write_private
 from devices.simulator.plan import Broker, FleetPlan, Totals
 from devices.simulator.scooter import run_fleet
-from gateway.demo_view import LiveTable, PlainLines, View, look_inside
+from gateway.local.demo_view import LiveTable, PlainLines, View, look_inside
+from gateway.local.servers import Servers, free_port
 from gateway.logs import set_up_logs
 from gateway.metrics import Metrics
-from gateway.servers import Servers, free_port
 from gateway.service import run
 from gateway.settings import Settings
 from gateway.storage.migrate import migrate

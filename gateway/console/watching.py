@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from gateway import cli_servers
+from gateway.console import stores
+from gateway.console.output import as_text, print_json_line, talk, write
+from gateway.console.spans import rfc3339, say_age
 from gateway.errors import ServerAway
-from gateway.output import as_text, print_json_line, talk, write
 from gateway.settings import read_settings
-from gateway.spans import rfc3339, say_age
 from gateway.telemetry.changes import Change, changes
 from gateway.telemetry.state_store import LAST_SEEN, SCOOTER, redis_translated
 from gateway.telemetry.typed_state import Value, typed_state
@@ -59,7 +59,7 @@ async def watch(pattern: str, *, lasting: timedelta | None, as_json: bool) -> No
     try:
         async with (
             asyncio.timeout(lasting.total_seconds() if lasting else None) as limit,
-            cli_servers.redis(read_settings()) as redis,
+            stores.redis(read_settings()) as redis,
         ):
             if console.is_terminal and not as_json:
                 await _draw(redis, pattern, console)

@@ -15,8 +15,8 @@ from typing import Self
 
 from broker.accounts import write_private
 from broker.config import Tls
-from gateway.mosquitto_package import Mosquitto, find_mosquitto
-from gateway.server_kinds import (
+from gateway.local.mosquitto_package import Mosquitto, find_mosquitto
+from gateway.local.server_kinds import (
     POSTGRES_USER,
     REDIS_USER,
     mosquitto_server,
@@ -24,7 +24,7 @@ from gateway.server_kinds import (
     prepare_postgres,
     redis_server,
 )
-from gateway.server_process import Server, ServerFailed
+from gateway.local.server_process import Server, ServerFailed
 
 KINDS = ("mosquitto", "redis", "postgres")
 GATEWAY = "gateway"

@@ -13,8 +13,14 @@ from urllib.parse import quote
 
 from broker.accounts import write_password_file, write_private
 from broker.config import SHIPPED_ACL, Tls, fill_config, tls_listener
-from gateway.mosquitto_package import Mosquitto
-from gateway.server_process import Server, ServerFailed, is_alive, owner_of_files, without_root
+from gateway.local.mosquitto_package import Mosquitto
+from gateway.local.server_process import (
+    Server,
+    ServerFailed,
+    is_alive,
+    owner_of_files,
+    without_root,
+)
 
 REDIS_USER = "gateway"
 POSTGRES_USER = "scooter"

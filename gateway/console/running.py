@@ -12,11 +12,12 @@ import orjson
 import uvloop
 from pydantic import SecretStr
 
-from gateway import cli_servers, service
+from gateway import service
+from gateway.console import stores
+from gateway.console.exits import CommandFailed, Exit
+from gateway.console.output import print_json, print_table, talk
 from gateway.errors import SettingsError
-from gateway.exits import CommandFailed, Exit
 from gateway.logs import set_up_logs
-from gateway.output import print_json, print_table, talk
 from gateway.retire import InstanceAlive, retire
 from gateway.settings import Settings, read_settings
 from gateway.storage.migrate import migrate, pending
@@ -31,7 +32,7 @@ _SECRET_PARTS: Final = ("password", "secret", "key", "token")
 def run_gateway() -> None:
     """Serve until a signal; raises StartRefused and SettingsError like `service.run`."""
     settings = read_settings()
-    cli_servers.check_addresses(settings)
+    stores.check_addresses(settings)
     set_up_logs(settings)
     _spare_collections()
     try:
@@ -65,7 +66,7 @@ async def _serve(settings: Settings) -> None:
 async def retire_instance(instance: str, *, as_json: bool) -> None:
     """Raises CommandFailed while the instance runs, ServerAway when nobody can say."""
     settings = read_settings(instance=instance)
-    async with cli_servers.redis(settings) as redis:
+    async with stores.redis(settings) as redis:
         with redis_translated():
             await redis.ping()
     try:
@@ -133,15 +134,15 @@ def _masked_parameter(parameter: str) -> str:
 async def migrate_postgres(*, dry_run: bool, as_json: bool) -> None:
     """Raises MigrationError when files and database do not belong together."""
     settings = read_settings()
-    async with cli_servers.postgres(settings) as pool:
+    async with stores.postgres(settings) as pool:
         todo = await pending(pool)
     for name in todo:
         talk(f"{'would apply' if dry_run else 'applying'} {name} …")
     applied: list[str] = []
     if todo and not dry_run:
-        with cli_servers.postgres_told():
+        with stores.postgres_told():
             try:
-                applied = await migrate(cli_servers.postgres_url(settings))
+                applied = await migrate(stores.postgres_url(settings))
             except asyncpg.LockNotAvailableError:
                 raise CommandFailed(
                     "another migration runs and did not end in time: look at that one, then "

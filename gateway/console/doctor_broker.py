@@ -7,11 +7,11 @@ from typing import Final
 import mqtt5
 
 from devices.contract import topics
-from gateway.doctor_report import Report
+from gateway.console.doctor_report import Report
+from gateway.console.mosquitto_versions import caveats, defects, parse_version
 from gateway.errors import ServerAway
 from gateway.links.broker import BrokerAddress, broker_address
 from gateway.links.probe import TIMEOUT_S, open_probe
-from gateway.mosquitto_versions import caveats, defects, parse_version
 from gateway.settings import Settings
 
 _VERSION: Final = "$SYS/broker/version"

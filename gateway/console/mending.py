@@ -2,11 +2,11 @@
 
 from typing import Final
 
-from gateway import cli_servers
-from gateway.exits import CommandFailed, Exit
-from gateway.output import print_json, print_table, talk
+from gateway.console import stores
+from gateway.console.exits import CommandFailed, Exit
+from gateway.console.output import print_json, print_table, talk
+from gateway.console.spans import Span
 from gateway.settings import read_settings
-from gateway.spans import Span
 from gateway.telemetry.erase import erase
 from gateway.telemetry.state_store import HISTORY, StateStore, redis_translated
 
@@ -16,7 +16,7 @@ _NONE: Final = "nothing was there to erase"
 async def reset_order(scooter_id: str, *, as_json: bool) -> None:
     """Raises CommandFailed when Redis does not know the scooter."""
     settings = read_settings()
-    async with cli_servers.redis(settings) as redis:
+    async with stores.redis(settings) as redis:
         states = StateStore(
             redis,
             stale_after_s=settings.stale_after_s,
@@ -37,7 +37,7 @@ async def reset_order(scooter_id: str, *, as_json: bool) -> None:
 async def erase_positions(scooter_id: str, span: Span, *, as_json: bool) -> None:
     """Raises CommandFailed when something still waits to be stored, and must be erased then."""
     settings = read_settings()
-    async with cli_servers.postgres(settings) as pool, cli_servers.redis(settings) as redis:
+    async with stores.postgres(settings) as pool, stores.redis(settings) as redis:
         with redis_translated():
             counts = await erase(pool, redis, scooter_id, span.start, span.end)
     waiting = counts.pop(HISTORY)

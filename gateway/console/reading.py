@@ -5,11 +5,19 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from gateway import cli_servers
-from gateway.exits import CommandFailed, Exit
-from gateway.output import Form, as_text, print_json, print_rows, print_table, printable, talk
+from gateway.console import stores
+from gateway.console.exits import CommandFailed, Exit
+from gateway.console.output import (
+    Form,
+    as_text,
+    print_json,
+    print_rows,
+    print_table,
+    printable,
+    talk,
+)
+from gateway.console.spans import Span, rfc3339, say_age
 from gateway.settings import Settings, read_settings
-from gateway.spans import Span, rfc3339, say_age
 from gateway.telemetry import archive
 from gateway.telemetry.reader import Found, Refiller, read_through
 from gateway.telemetry.state_store import StateStore, redis_translated
@@ -23,8 +31,8 @@ async def show_state(scooter_id: str, *, as_json: bool) -> None:
     """Raises CommandFailed when neither server knows the scooter, ServerAway when none can say."""
     settings = read_settings()
     async with (
-        cli_servers.postgres_if_any(settings) as pool,
-        cli_servers.redis(settings) as redis,
+        stores.postgres_if_any(settings) as pool,
+        stores.redis(settings) as redis,
     ):
         found = await read_through(
             scooter_id,
@@ -49,7 +57,7 @@ async def show_state(scooter_id: str, *, as_json: bool) -> None:
 async def show_near(lat: float, lon: float, *, within_m: float, as_json: bool) -> None:
     """Ids come from the index of positions, the rest from each scooter's state."""
     settings = read_settings()
-    async with cli_servers.redis(settings) as redis:
+    async with stores.redis(settings) as redis:
         states = _states(settings, redis)
         found = []
         for scooter_id, distance_m in await states.near(lat, lon, within_m=within_m):
@@ -66,7 +74,7 @@ async def show_near(lat: float, lon: float, *, within_m: float, as_json: bool) -
 async def show_snapshots(scooter_id: str, span: Span, form: Form) -> None:
     """Raises CommandFailed when Postgres has none and does not know the scooter either."""
     brief = ("period_start", "presence", "battery_percent", "speed_kmh", "lock", "lat", "lon")
-    async with cli_servers.postgres(read_settings()) as pool:
+    async with stores.postgres(read_settings()) as pool:
         rows = archive.snapshots(pool, scooter_id, since=span.start, until=span.end)
         columns = archive.SNAPSHOT_COLUMNS
         count = await print_rows(rows, form, columns=columns, brief=(*brief, "position_at"))
@@ -76,7 +84,7 @@ async def show_snapshots(scooter_id: str, span: Span, form: Form) -> None:
 async def show_events(scooter_id: str, span: Span, form: Form) -> None:
     """Raises CommandFailed when Postgres has none and does not know the scooter either."""
     brief = ("received_at", "recorded_at", "event_type", "event_id", "lat", "lon", "detail")
-    async with cli_servers.postgres(read_settings()) as pool:
+    async with stores.postgres(read_settings()) as pool:
         rows = archive.events(pool, scooter_id, since=span.start, until=span.end)
         count = await print_rows(rows, form, columns=archive.EVENT_COLUMNS, brief=brief)
         await _tell(count, "events", pool, scooter_id, span)
@@ -85,7 +93,7 @@ async def show_events(scooter_id: str, span: Span, form: Form) -> None:
 async def show_rejects(scooter_id: str | None, span: Span, form: Form) -> None:
     """Identical rejects of a day are one row with a count."""
     kept = [name for name in archive.REJECT_COLUMNS if name != "head"]
-    async with cli_servers.postgres(read_settings()) as pool:
+    async with stores.postgres(read_settings()) as pool:
         rows = archive.rejects(pool, since=span.start, until=span.end, scooter_id=scooter_id)
         count = await print_rows(
             _readable(rows),

@@ -1,0 +1,1 @@
+"""What the `scooter` command does: reading, mending, running, and the doctor."""
