@@ -16,6 +16,8 @@ UV := .tools/bin/uv
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
 export UV_LINK_MODE := copy
+# The system's authorities, as pip uses them here: a company's proxy may have one of its own.
+export UV_SYSTEM_CERTS := true
 
 BIN := .venv/bin
 

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from socketserver import ThreadingMixIn
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -51,7 +52,16 @@ class Health:
         return alive and not problems, blocked | problems
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread a request: a client that says nothing must not keep others from an answer."""
+
+    daemon_threads = True
+    block_on_close = False
+
+
 class _QuietHandler(WSGIRequestHandler):
+    timeout = 5
+
     def log_message(self, *_args: object) -> None:
         """Requests are no events of ours."""
 
@@ -77,7 +87,7 @@ def serve_health(health: Health, metrics: Metrics, *, host: str, port: int) -> I
         start_response(status, [("Content-Type", "application/json")])
         return [orjson.dumps({"ok": good, "problems": problems}) + b"\n"]
 
-    server = make_server(host, port, app, server_class=WSGIServer, handler_class=_QuietHandler)
+    server = make_server(host, port, app, server_class=_Server, handler_class=_QuietHandler)
     thread = threading.Thread(target=server.serve_forever, name="health", daemon=True)
     thread.start()
     try:

@@ -21,7 +21,9 @@ def set_up_logs(settings: Settings, *, to: TextIO = sys.stderr) -> None:
     level = _LEVELS[settings.log_level]
     as_console = settings.log_format == "console" or (settings.log_format == "auto" and to.isatty())
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if as_console else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if as_console
+        else structlog.processors.JSONRenderer()
     )
     shared: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,

@@ -20,7 +20,7 @@ from gateway.telemetry.ingest import ingest
 from gateway.telemetry.state_store import StateStore
 
 QUIET_S: Final = 2.0
-"""Without a delivery for this long, and nothing unsettled, a session is drained."""
+"""With nothing but echoes for this long, and nothing unsettled, a session is drained."""
 
 CONNECT_WITHIN_S: Final = 15.0
 
@@ -43,7 +43,10 @@ async def retire(settings: Settings) -> int:
     every = topics.every(Uplink.TELEMETRY)
     # No new message may come in while the old ones are taken out.
     plan = replace(
-        session_plans(settings).telemetry, filters=(), unwanted=(every, f"$share/gateway/{every}")
+        session_plans(settings).telemetry,
+        filters=(),
+        unwanted=(every, f"$share/gateway/{every}"),
+        echo_period_s=QUIET_S / 4,
     )
     async with open_redis(settings.redis_url.get_secret_value()) as redis:
         name = Lease(redis, instance_key(settings.instance), lease_s=settings.lease_s)
@@ -51,14 +54,17 @@ async def retire(settings: Settings) -> int:
         try:
             await _take(name, settings)
             session = Session(plan, broker, metrics, may_connect=name.wait_held)
+            name.when_lost(session.leave)
             await _drain(session, settings, redis=redis, metrics=metrics)
+            if not name.is_held():
+                raise ServerAway("redis", "the lease on the name was lost: repeat it")
             await delete_session(plan, broker, metrics)
         except OSError as error:
             raise ServerAway("broker", str(error) or type(error).__name__) from error
         finally:
             holding.cancel()
             await asyncio.wait({holding})
-    return metrics.value("gateway_deliveries_received_total")
+    return _others(metrics)
 
 
 async def _take(name: Lease, settings: Settings) -> None:
@@ -91,15 +97,22 @@ async def _wait() -> None:
 
 
 async def _quiet(session: Session, metrics: Metrics) -> None:
-    """Return when nothing came for `QUIET_S` and everything is settled."""
+    """Return when only echoes came for `QUIET_S` and everything is settled."""
     try:
         async with asyncio.timeout(CONNECT_WITHIN_S):
             while not session.connected:  # noqa: ASYNC110 - a session tells nobody
                 await asyncio.sleep(0.05)
     except TimeoutError:
         raise ServerAway("broker", "no connection") from None
-    received = -1
-    while metrics.value("gateway_deliveries_in_flight") or received != (  # noqa: ASYNC110
-        received := metrics.value("gateway_deliveries_received_total")
-    ):
+    while True:
+        echoes, received = metrics.outcomes()["echo"], _others(metrics)
         await asyncio.sleep(QUIET_S)
+        # An echo comes behind what the broker has queued: silence alone may be a frozen broker.
+        came_back = metrics.outcomes()["echo"] > echoes
+        is_idle = not metrics.value("gateway_deliveries_in_flight")
+        if session.connected and came_back and is_idle and _others(metrics) == received:
+            return
+
+
+def _others(metrics: Metrics) -> int:
+    return metrics.value("gateway_deliveries_received_total") - metrics.outcomes()["echo"]

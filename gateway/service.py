@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from devices.contract import topics
 from devices.contract.messages import build_receipts
-from gateway.errors import StartRefused
+from gateway.errors import ServerAway, StartRefused
 from gateway.gauges import keep_gauges
 from gateway.health import Health, serve_health
 from gateway.links.broker import broker_address
@@ -30,7 +30,7 @@ from gateway.storage.redis import check_redis, open_redis
 from gateway.supervise import Loop, supervise
 from gateway.telemetry.history import drain
 from gateway.telemetry.history_alone import keep_newest
-from gateway.telemetry.ingest import ingest
+from gateway.telemetry.ingest import Refill, ingest
 from gateway.telemetry.presence import watch_presence
 from gateway.telemetry.reader import Refiller
 from gateway.telemetry.snapshots import DirtySet, write_snapshots
@@ -38,6 +38,8 @@ from gateway.telemetry.state_store import StateStore
 
 log = structlog.get_logger()
 
+KEEPS_UP_S: Final = 2.0
+LOADED_PERIOD_S: Final = 5.0
 STOP_WITHIN_S: Final = 5.0
 """After this a Postgres that does not answer is left without a goodbye."""
 
@@ -100,9 +102,10 @@ def _loops(
         "presence": partial(
             watch_presence,
             states,
-            is_listening=lambda: sessions["telemetry"].connected,
+            is_listening=lambda: _keeps_up(sessions["telemetry"]),
             metrics=metrics,
         ),
+        "refill": partial(_keep_loaded, refill),
         "gauges": partial(keep_gauges, list(sessions.values()), dirty, stores, metrics),
         "heartbeat": health.beat,
     }
@@ -112,15 +115,21 @@ def _loops(
         loops[f"{each} ingest"] = partial(keep, session.batches())
     if pool is None:
         return loops | _without_postgres(settings, redis=redis, metrics=metrics)
-    return loops | {
+    writing: dict[str, Loop] = {
         "snapshots": partial(
             write_snapshots, dirty, pool, period_s=settings.snapshot_period_s, metrics=metrics
         ),
         "history": partial(
-            drain, redis, pool, send_receipts=partial(_send_receipts, downlink), metrics=metrics
+            drain,
+            redis,
+            pool,
+            send_receipts=partial(_send_receipts, downlink),
+            metrics=metrics,
+            may_take=name.wait_held,  # whoever stands by has no downlink for receipts
         ),
         "partitions": partial(tend_partitions, pool, keep=keep_days(settings), metrics=metrics),
     }
+    return loops | {each: partial(_once_proven, pool, loop) for each, loop in writing.items()}
 
 
 def _without_postgres(settings: Settings, *, redis: Redis, metrics: Metrics) -> dict[str, Loop]:
@@ -163,6 +172,38 @@ async def _proven(pool: asyncpg.Pool | None, redis: Redis, *, stop: asyncio.Even
     finally:
         proving.cancel()
         stopping.cancel()
+
+
+async def _once_proven(pool: asyncpg.Pool, loop: Loop) -> None:
+    """Write nothing to a Postgres that was away at the start until it is known to keep it."""
+    outage = Outage("postgres at start")
+    while True:
+        try:
+            findings = await check_postgres(pool)
+            break
+        except POSTGRES_AWAY as error:
+            await asyncio.sleep(outage.away(str(error) or type(error).__name__))
+    if findings:
+        raise StartRefused(findings)
+    await loop()
+
+
+def _keeps_up(session: Session) -> bool:
+    """Whether what scooters say is kept as it comes: else silence proves nothing."""
+    return session.connected and session.oldest_unsettled_s() < KEEPS_UP_S
+
+
+async def _keep_loaded(refill: Refill) -> None:
+    """An emptied Redis is refilled also while nobody reports."""
+    outage = Outage("the states")
+    while True:
+        wait_s = LOADED_PERIOD_S
+        try:
+            await refill()
+            outage.back()
+        except ServerAway as error:
+            wait_s = outage.away(error)
+        await asyncio.sleep(wait_s)
 
 
 async def _prove(pool: asyncpg.Pool | None, redis: Redis) -> None:

@@ -20,6 +20,9 @@ PAYLOAD_MAX: Final = 200
 MESSAGE_MAX: Final = 8192
 """Bytes of the largest message that a scooter may send."""
 
+SAMPLES_MAX: Final = 100
+"""Reports in one batch at most."""
+
 EVENT_ID_MAX: Final = 16
 """Characters of the longest event id: ten of them fit in one receipt."""
 
@@ -126,7 +129,9 @@ class Status(TypedDict, total=False):
 
 
 TELEMETRY: Final = TypeAdapter(Telemetry)
-TELEMETRY_BATCH: Final = TypeAdapter(Annotated[list[Telemetry], Field(min_length=1)])
+TELEMETRY_BATCH: Final = TypeAdapter(
+    Annotated[list[Telemetry], Field(min_length=1, max_length=SAMPLES_MAX)]
+)
 EVENT: Final = TypeAdapter(Event)
 STATUS: Final = TypeAdapter(Status)
 ACK: Final = TypeAdapter(Ack)

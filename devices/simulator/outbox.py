@@ -6,7 +6,7 @@ from typing import Final
 
 import orjson
 
-from devices.contract.messages import MESSAGE_MAX, PAYLOAD_MAX
+from devices.contract.messages import MESSAGE_MAX, PAYLOAD_MAX, SAMPLES_MAX
 from devices.contract.topics import Uplink
 from devices.simulator.plan import Totals
 
@@ -132,7 +132,7 @@ class Outbox:
 
     def _batch(self) -> Message:
         most_bytes = PAYLOAD_MAX if self._small else MESSAGE_MAX
-        most_reports = _BATCH_OF_SMALL if self._small else len(self._held)
+        most_reports = _BATCH_OF_SMALL if self._small else SAMPLES_MAX
         chosen: list[bytes] = []
         size = 1  # brackets and commas: one more than there are reports
         for report in self._held:

@@ -123,7 +123,7 @@ def _totals_line(metrics: Metrics, totals: Totals) -> str:
     outcomes = metrics.outcomes()
     rows = metrics.value("gateway_snapshot_rows_total")
     applied = outcomes["applied"]
-    saved = f"{100 * (applied - rows) / applied:.0f} %" if applied > rows else "none yet"
+    saved = f"{100 * (applied - rows) / applied:.0f} %" if 0 < rows < applied else "none yet"
     return (
         f"{totals.connected} connected · "
         f"{metrics.value('gateway_deliveries_received_total')} messages · "

@@ -89,7 +89,7 @@ def _samples(payload: bytes) -> tuple[list[Fields], list[str]]:
         parts = orjson.loads(payload)
     except orjson.JSONDecodeError:
         raise whole from None
-    if not isinstance(parts, list) or not parts:
+    if not isinstance(parts, list) or not 0 < len(parts) <= messages.SAMPLES_MAX:
         raise whole
     good, bad = [], []
     for number, part in enumerate(parts):

@@ -39,12 +39,17 @@ async def _no_step(_name: str) -> None:
     pass
 
 
+async def _at_once() -> None:
+    pass
+
+
 async def drain(
     redis: Redis,
     pool: asyncpg.Pool,
     *,
     send_receipts: SendReceipts,
     metrics: Metrics,
+    may_take: Callable[[], Awaitable[object]] = _at_once,
     step: Step = _no_step,
 ) -> None:
     """Take the stream into Postgres for ever; several gateways may do so at once.
@@ -55,7 +60,9 @@ async def drain(
     outage = Outage("history")
     while True:
         try:
+            await may_take()
             if await history.wait():
+                await may_take()
                 await history.take()
             outage.back()
         except _AWAY as error:

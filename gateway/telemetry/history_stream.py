@@ -12,7 +12,11 @@ from gateway.telemetry.history_entries import Entry
 from gateway.telemetry.state_store import HISTORY, HISTORY_BYTES
 
 HISTORY_LIFE: Final = "scooters:history_life"
-"""A random token that is gone when Redis was emptied: then ids of the stream start anew."""
+"""Names one life of the stream: gone when Redis was emptied, another after a restart.
+
+A restart may have lost the newest entries, and its clock may be behind: ids are not comparable
+then, and what is left is taken from its beginning. What is stored already is known by its key.
+"""
 
 START: Final = "0-0"
 
@@ -31,9 +35,10 @@ _READ: Final = (
     + """
 local stream, life = KEYS[1], KEYS[2]
 local known_life, cursor, new_life, most = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 local now_life = redis.call('GET', life)
-if not now_life then
-    now_life = new_life
+if not now_life or string.sub(now_life, 1, #run) ~= run then
+    now_life = run .. new_life
     redis.call('SET', life, now_life)
 end
 if redis.call('EXISTS', stream) == 0 then return {now_life, '0-0', {}} end

@@ -18,6 +18,9 @@ log = structlog.get_logger()
 
 _OUTCOMES: Final = {str(outcome): outcome for outcome in Outcome} | {FULL: None, FOREIGN: None}
 
+SAMPLES_AT_ONCE: Final = 1000
+"""Samples of batches in one call at most, besides single reports."""
+
 
 class Batch(Protocol):
     """Deliveries of one connection, and the way to say that we are done with them."""
@@ -56,9 +59,10 @@ async def ingest(
     async for batch in batches:
         entries = [entry_of(delivery, batch.received_ms) for delivery in batch.deliveries]
         while entries and not batch.is_abandoned:
+            part = entries[: _portion(entries)]
             try:
                 started = perf_counter()
-                advanced = await states.advance(entries, received_ms=batch.received_ms)
+                advanced = await states.advance(part, received_ms=batch.received_ms)
                 metrics.advance_seconds.observe(perf_counter() - started)
             except StateLost:
                 wait_s = await _refilled(refill, outage)
@@ -66,24 +70,36 @@ async def ingest(
                 wait_s = outage.away(error)
             else:
                 metrics.history_dropped.inc(advanced.dropped)
-                entries = settle_kept(batch, entries, advanced.outcomes)
+                left = settle_kept(batch, part, advanced.outcomes)
+                entries = left + entries[len(part) :]
                 outage.back()
-                wait_s = _condition(room, entries)
+                wait_s = _condition(room, left)
             if wait_s:
                 await asyncio.sleep(wait_s)
 
 
 def settle_kept(batch: Batch, entries: list[Entry], outcomes: list[str]) -> list[Entry]:
-    """Settle what was kept; returns the entries that must be brought again."""
+    """Settle what was kept of the first deliveries; returns the entries to bring again."""
     left = []
-    for delivery, entry, outcome in zip(batch.deliveries, entries, outcomes, strict=True):
+    waiting = len(batch.deliveries) - len(outcomes)
+    for delivery, entry, outcome in zip(batch.deliveries, entries, outcomes, strict=False):
         if outcome == FULL:
             left.append(entry)
         elif outcome == FOREIGN:
             left.append(reject(delivery, f"scooter:{entry['id']} in Redis is not a state"))
     if not batch.is_abandoned:
-        batch.settle([_OUTCOMES[outcome] for outcome in outcomes])
+        batch.settle([_OUTCOMES[outcome] for outcome in outcomes] + [None] * waiting)
     return left
+
+
+def _portion(entries: list[Entry]) -> int:
+    """How many of them make one call: a script that runs long stops all of Redis meanwhile."""
+    samples = 0
+    for number, entry in enumerate(entries):
+        samples += len(entry.get("s", ""))
+        if samples > SAMPLES_AT_ONCE:
+            return max(1, number)
+    return len(entries)
 
 
 async def _refilled(refill: Refill, outage: Outage) -> float:

@@ -199,9 +199,9 @@ async def write_round(
         asyncio.create_task(write_in_turn(), name=f"snapshot lane {number}")
         for number in range(LANES)
     ]
-    for error in await asyncio.gather(*lanes, return_exceptions=True):
-        if error is not None:
-            raise error
+    errors = [e for e in await asyncio.gather(*lanes, return_exceptions=True) if e is not None]
+    if errors:  # an outage that one lane met must not hide another's defect
+        raise next((error for error in errors if not isinstance(error, _AWAY)), errors[0])
     return rows
 
 
@@ -232,7 +232,8 @@ async def _write_good(
         if not is_bad_row(error):
             raise
         if len(claimed) == 1:
-            scooter_id, reason = claimed[0].scooter_id, str(error)
+            # Not the message: it quotes the row, and with it the position.
+            scooter_id, reason = claimed[0].scooter_id, f"SQLSTATE {error.sqlstate}"
             log.error("state cannot be stored", scooter_id=scooter_id, reason=reason)  # noqa: TRY400 - told once, in full
             return 0
     half = len(claimed) // 2

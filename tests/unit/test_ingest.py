@@ -12,7 +12,7 @@ from gateway.errors import ServerAway, StateLost
 from gateway.links.delivery import Delivery, Outcome
 from gateway.metrics import Metrics
 from gateway.telemetry.entries import Entry
-from gateway.telemetry.ingest import ingest
+from gateway.telemetry.ingest import SAMPLES_AT_ONCE, _portion, ingest
 from gateway.telemetry.state_store import FOREIGN, FULL, Advanced
 from tests.telemetry import NOW_MS, delivery, event, telemetry
 
@@ -203,3 +203,11 @@ def test_each_delivery_ends_in_exactly_one_outcome(
     for batch, deliveries in zip(batches, brought, strict=True):
         assert batch.deliveries == []
         assert sorted(map(id, deliveries)) == sorted(id(each) for each, _ in batch.settled)
+
+
+def test_a_call_takes_no_more_samples_than_redis_can_fold_in_a_moment() -> None:
+    batches = [{"k": "batch", "s": [{}] * 100} for _ in range(256)]
+
+    assert _portion(batches) == SAMPLES_AT_ONCE // 100
+    assert _portion([{"k": "telemetry"}] * 256) == 256
+    assert _portion([{"k": "batch", "s": [{}] * (SAMPLES_AT_ONCE + 1)}]) == 1

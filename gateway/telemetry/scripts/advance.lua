@@ -80,7 +80,8 @@ end
 local function stays_asleep(scooter, uptime)
   if scooter.presence ~= 'sleeping' and scooter.presence ~= 'offline' then return false end
   local goodbye = internal_of(scooter).goodbye
-  if not goodbye or at - goodbye.at >= GRACE_MS then return false end
+  local since = goodbye and at - goodbye.at
+  if not since or since < 0 or since >= GRACE_MS then return false end
   return not (uptime and goodbye.up and uptime[1] == goodbye.boot and uptime[2] > goodbye.up)
 end
 
@@ -245,6 +246,10 @@ for index, entry in ipairs(input.entries) do
 end
 
 local changed = {}
+-- What an entry before the unreadable one changed is not stored either.
+for index, entry in ipairs(input.entries) do
+  if entry.k ~= 'reject' and scooters[entry.id] == false then outcomes[index] = 'foreign' end
+end
 for id, scooter in pairs(scooters) do
   if scooter and scooter.changed then
     store(scooter, told)
