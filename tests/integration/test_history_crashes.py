@@ -52,10 +52,8 @@ async def append_some(redis: Redis, prefix: str) -> None:
 async def draining(
     redis: Redis, pool: asyncpg.Pool, receipts: Receipts, *, step: Step | None = None
 ) -> AsyncIterator[None]:
-    steps = {"step": step} if step else {}
-    task = asyncio.create_task(
-        drain(redis, pool, send_receipts=receipts, metrics=Metrics(), **steps), name="drain"
-    )
+    loop = partial(drain, redis, pool, send_receipts=receipts, metrics=Metrics())
+    task = asyncio.create_task(loop(step=step) if step else loop(), name="drain")
     try:
         yield
     finally:
