@@ -234,3 +234,27 @@ async def test_a_drain_stops_at_once_while_postgres_is_frozen(own_servers: Serve
         assert loop.time() - since < 5
         assert await redis.xlen(HISTORY) == 1
     own_servers.postgres.resume()
+
+
+async def test_a_gateway_that_stands_by_takes_nothing_for_which_it_cannot_send_receipts(
+    redis: Redis, pool: asyncpg.Pool
+) -> None:
+    standing_by, holding = Receipts(), Receipts()
+    never = asyncio.Event().wait
+    standby = asyncio.create_task(
+        drain(redis, pool, send_receipts=standing_by, metrics=Metrics(), may_take=never)
+    )
+    for number in range(20):
+        await append(redis, "event", event(f"1-{number}"))
+
+        async with draining(redis, pool, holding):
+
+            async def stored(count: int = number + 1) -> bool:
+                return bool(await pool.fetchval("SELECT count(*) FROM scooter_events") == count)
+
+            await eventually(stored, what="the event")
+    standby.cancel()
+    await asyncio.wait({standby})
+
+    assert await pool.fetchval("SELECT count(*) FROM scooter_events") == 20
+    assert not standing_by.sent

@@ -242,3 +242,12 @@ async def test_a_sweep_counts_who_became_stale_or_lost_and_goes_through_all(
         labels = {"presence": became}
         assert metrics.registry.get_sample_value("gateway_presence_changes_total", labels) == count
     assert await redis.zcard("scooters:deadlines") == 0
+
+
+async def test_a_clock_that_steps_back_does_not_keep_a_scooter_asleep(fleet: Fleet) -> None:
+    await fleet.take(status(ID, "online", **BORN))
+    await fleet.take(status(ID, "sleeping", **BORN))
+
+    await fleet.after(-3600, telemetry(ID, boot=5, seq=1, batt=5))
+
+    assert await presence(fleet) == "online"

@@ -241,3 +241,19 @@ async def test_a_redis_that_does_not_answer_is_away(redis: Redis) -> None:
         with pytest.raises(ServerAway):
             await fleet.states.read(ID)
     assert await redis.exists(LOADED) == 0
+
+
+async def test_nothing_is_told_as_applied_that_an_unreadable_hash_kept_from_being_stored(
+    fleet: Fleet,
+) -> None:
+    await fleet.take(telemetry(ID, boot=1, seq=1, batt=50), telemetry("SC-0002", batt=1))
+    await fleet.redis.hset(f"scooter:{ID}", "internal", '{"boots":[1,2]}')
+
+    outcomes = await fleet.take(
+        telemetry(ID, boot=1, seq=2, batt=40),
+        telemetry(ID, boot=7, seq=1, batt=30),
+        telemetry("SC-0002", batt=2),
+    )
+
+    stored = (await fleet.state(ID))["battery_percent"]
+    assert (outcomes, stored) == (["foreign", "foreign", "applied"], "50")
