@@ -17,4 +17,4 @@ for index = 1, #ARGV, 2 do
 end
 if #moved_on > 0 then redis.call('ZADD', 'scooters:dirty', 'XX', unpack(moved_on)) end
 if #clean > 0 then redis.call('ZREM', 'scooters:dirty', unpack(clean)) end
-redis.call('ZREM', 'scooters:claimed', unpack(written))
+if #written > 0 then redis.call('ZREM', 'scooters:claimed', unpack(written)) end
