@@ -55,7 +55,8 @@ async def ingest(
     session: str,
 ) -> None:
     """Decode, keep, settle: a batch at a time, and nothing is settled before it is kept."""
-    outage, room = Outage(f"keeping {session}"), Outage("room in the history", most_s=1.0)
+    outage = Outage(f"keeping {session}", most_s=5.0)
+    room = Outage("room in the history", most_s=1.0)
     async for batch in batches:
         entries = [entry_of(delivery, batch.received_ms) for delivery in batch.deliveries]
         while entries and not batch.is_abandoned:
