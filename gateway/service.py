@@ -115,6 +115,21 @@ def _loops(
         loops[f"{each} ingest"] = partial(keep, session.batches())
     if pool is None:
         return loops | _without_postgres(settings, redis=redis, metrics=metrics)
+    return loops | _with_postgres(
+        settings, pool=pool, redis=redis, dirty=dirty, downlink=downlink, name=name, metrics=metrics
+    )
+
+
+def _with_postgres(
+    settings: Settings,
+    *,
+    pool: asyncpg.Pool,
+    redis: Redis,
+    dirty: DirtySet,
+    downlink: Downlink,
+    name: Lease,
+    metrics: Metrics,
+) -> dict[str, Loop]:
     writing: dict[str, Loop] = {
         "snapshots": partial(
             write_snapshots, dirty, pool, period_s=settings.snapshot_period_s, metrics=metrics
@@ -129,7 +144,7 @@ def _loops(
         ),
         "partitions": partial(tend_partitions, pool, keep=keep_days(settings), metrics=metrics),
     }
-    return loops | {each: partial(_once_proven, pool, loop) for each, loop in writing.items()}
+    return {each: partial(_once_proven, pool, loop) for each, loop in writing.items()}
 
 
 def _without_postgres(settings: Settings, *, redis: Redis, metrics: Metrics) -> dict[str, Loop]:
