@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
+from devices.console.exits import MEANINGS
+from devices.console.frame import Commands
 from gateway import cli_mending, cli_reading, cli_running
-from gateway.cli_frame import Commands
-from gateway.console.exits import MEANINGS
 
 _EXIT_CODES = "\n".join(f"  {code.value:>3}  {meaning}" for code, meaning in MEANINGS.items())
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli_frame import MOMENT, Json, ScooterId, Yes, confirm, run
-from gateway.console.spans import Span, rfc3339
+from devices.console.frame import MOMENT, Json, ScooterId, Yes, confirm, run
+from devices.console.spans import Span, rfc3339
 
 
 def reset_order(scooter_id: ScooterId, *, as_json: Json = False) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli_frame import (
+from devices.console.exits import CommandFailed, Exit
+from devices.console.frame import (
     DISTANCE,
     DURATION,
     Csv,
@@ -19,7 +20,6 @@ from gateway.cli_frame import (
     run,
     span,
 )
-from gateway.console.exits import CommandFailed, Exit
 
 _HOUR = timedelta(hours=1)
 

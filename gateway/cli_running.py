@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli_frame import DURATION, Json, Yes, confirm, run
-from gateway.console.exits import Exit
+from devices.console.exits import Exit
+from devices.console.frame import DURATION, Json, Yes, confirm, run
 
 
 def gateway(ctx: typer.Context) -> None:

@@ -1,8 +1,10 @@
 """What can go wrong, named by what happened, with the facts as attributes."""
 
+from broker.errors import FleetError
 
-class GatewayError(Exception):
-    """The base of every error that this project raises on purpose."""
+
+class GatewayError(FleetError):
+    """The base of every error that the gateway raises on purpose."""
 
 
 class DecodeError(GatewayError):
@@ -29,14 +31,26 @@ class StateLost(GatewayError):
 class StartRefused(GatewayError):
     """A server is set up in a way that would lose data; `findings` are sentences for a person."""
 
+    exit_code = 4
+
     def __init__(self, findings: list[str]) -> None:
         super().__init__("; ".join(findings))
         self.findings = findings
+
+    @property
+    def sentences(self) -> list[str]:
+        return self.findings
 
 
 class SettingsError(GatewayError):
     """Settings are wrong; `problems` holds one sentence each."""
 
+    exit_code = 2
+
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+
+    @property
+    def sentences(self) -> list[str]:
+        return self.problems

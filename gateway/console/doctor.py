@@ -4,10 +4,10 @@ import asyncio
 import time
 from collections.abc import Coroutine
 
+from devices.console.output import print_json, talk, write
 from gateway.console.doctor_broker import examine_broker
 from gateway.console.doctor_report import Report
 from gateway.console.doctor_stores import examine_postgres, examine_redis
-from gateway.console.output import print_json, talk, write
 from gateway.settings import read_settings
 
 

@@ -9,9 +9,9 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
+from devices.console.exits import CommandFailed
 from gateway.console import stores
 from gateway.console.doctor_report import Report
-from gateway.console.exits import CommandFailed
 from gateway.console.running import masked_url
 from gateway.errors import ServerAway
 from gateway.settings import Settings

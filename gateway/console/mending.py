@@ -2,10 +2,10 @@
 
 from typing import Final
 
+from devices.console.exits import CommandFailed, Exit
+from devices.console.output import print_json, print_table, talk
+from devices.console.spans import Span
 from gateway.console import stores
-from gateway.console.exits import CommandFailed, Exit
-from gateway.console.output import print_json, print_table, talk
-from gateway.console.spans import Span
 from gateway.settings import read_settings
 from gateway.telemetry.erase import erase
 from gateway.telemetry.state_store import HISTORY, StateStore, redis_translated

@@ -5,9 +5,8 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from gateway.console import stores
-from gateway.console.exits import CommandFailed, Exit
-from gateway.console.output import (
+from devices.console.exits import CommandFailed, Exit
+from devices.console.output import (
     Form,
     as_text,
     print_json,
@@ -16,7 +15,8 @@ from gateway.console.output import (
     printable,
     talk,
 )
-from gateway.console.spans import Span, rfc3339, say_age
+from devices.console.spans import Span, rfc3339, say_age
+from gateway.console import stores
 from gateway.settings import Settings, read_settings
 from gateway.telemetry import archive
 from gateway.telemetry.reader import Found, Refiller, read_through

@@ -12,10 +12,10 @@ import orjson
 import uvloop
 from pydantic import SecretStr
 
+from devices.console.exits import CommandFailed, Exit
+from devices.console.output import print_json, print_table, talk
 from gateway import service
 from gateway.console import stores
-from gateway.console.exits import CommandFailed, Exit
-from gateway.console.output import print_json, print_table, talk
 from gateway.errors import SettingsError
 from gateway.logs import set_up_logs
 from gateway.retire import InstanceAlive, retire

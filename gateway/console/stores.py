@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import parse_url
 from redis.exceptions import AuthenticationError
 
-from gateway.console.exits import CommandFailed
+from devices.console.exits import CommandFailed
 from gateway.errors import ServerAway, SettingsError
 from gateway.settings import Settings
 from gateway.storage.postgres import AWAY, open_postgres

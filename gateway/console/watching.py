@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from devices.console.output import as_text, print_json_line, talk, write
+from devices.console.spans import rfc3339, say_age
 from gateway.console import stores
-from gateway.console.output import as_text, print_json_line, talk, write
-from gateway.console.spans import rfc3339, say_age
 from gateway.errors import ServerAway
 from gateway.settings import read_settings
 from gateway.telemetry.changes import Change, changes

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from redis.asyncio import Redis
 
-from gateway.console.exits import Exit
+from devices.console.exits import Exit
 from gateway.health import Health, serve_health
 from gateway.links.broker import BrokerAddress
 from gateway.local.servers import Servers, free_port

@@ -5,7 +5,7 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from gateway.console.exits import Exit
+from devices.console.exits import Exit
 from gateway.links.broker import BrokerAddress
 from gateway.links.lease import instance_key
 from tests.command_line import Ended, receive, scooter

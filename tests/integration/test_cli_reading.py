@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from redis.asyncio import Redis
 
-from gateway.console.exits import Exit
+from devices.console.exits import Exit
 from gateway.metrics import Metrics
 from gateway.storage.postgres import open_postgres
 from gateway.storage.redis import open_redis

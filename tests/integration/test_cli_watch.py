@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 
 from redis.asyncio import Redis
 
-from gateway.console.exits import Exit
+from devices.console.exits import Exit
 from gateway.local.servers import Servers
 from gateway.storage.redis import open_redis
 from tests.command_line import environment, receive, scooter, start

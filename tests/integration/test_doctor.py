@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from gateway.console.exits import Exit
+from devices.console.exits import Exit
 from gateway.links.broker import BrokerAddress
 from gateway.links.probe import open_probe
 from gateway.local.mosquitto_package import find_mosquitto

@@ -3,8 +3,8 @@ import re
 import pytest
 from typer.testing import CliRunner
 
+from devices.console.exits import CommandFailed, Exit
 from gateway.cli import app
-from gateway.console.exits import CommandFailed, Exit
 from gateway.errors import GatewayError, ServerAway, SettingsError, StartRefused
 
 COMMANDS = (

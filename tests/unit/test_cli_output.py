@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import SecretStr
 
-from gateway.console.output import Form, as_text, print_json, print_rows, print_table, printable
+from devices.console.output import Form, as_text, print_json, print_rows, print_table, printable
 from gateway.console.running import masked, masked_url
 
 AT = datetime(2026, 11, 1, 8, 30, tzinfo=UTC)

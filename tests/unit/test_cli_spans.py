@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.console.spans import parse_distance, parse_duration, parse_moment, rfc3339, say_age
+from devices.console.spans import parse_distance, parse_duration, parse_moment, rfc3339, say_age
 
 NOW = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
 

@@ -9,11 +9,11 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
+from broker.errors import FleetError
+from devices.console.exits import CommandFailed, Exit
+from devices.console.output import Form, write
+from devices.console.spans import Span, parse_distance, parse_duration, parse_moment
 from devices.contract import topics
-from gateway.console.exits import CommandFailed, Exit
-from gateway.console.output import Form, write
-from gateway.console.spans import Span, parse_distance, parse_duration, parse_moment
-from gateway.errors import GatewayError, SettingsError, StartRefused
 
 T = TypeVar("T")
 
@@ -25,39 +25,19 @@ class Commands(TyperGroup):
         try:
             done = super().invoke(ctx)
             write("", at_once=True)
-        except* GatewayError as errors:
+        except* FleetError as errors:
             found = _leaves(errors)
         else:
             return done
-        for sentence in dict.fromkeys(each for error in found for each in _sentences(error)):
+        for sentence in dict.fromkeys(each for error in found for each in error.sentences):
             typer.echo(f"Error: {sentence}", err=True)
-        raise typer.Exit(_code(found[0]))
+        raise typer.Exit(found[0].exit_code)
 
 
-def _leaves(error: BaseException) -> list[BaseException]:
+def _leaves(error: BaseException) -> list[FleetError]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for each in error.exceptions for leaf in _leaves(each)]
-    return [error]
-
-
-def _sentences(error: BaseException) -> list[str]:
-    match error:
-        case SettingsError(problems=sentences) | StartRefused(findings=sentences):
-            return sentences
-        case _:
-            return [str(error)]
-
-
-def _code(error: BaseException) -> Exit:
-    match error:
-        case CommandFailed(code=code):
-            return code
-        case SettingsError():
-            return Exit.USAGE
-        case StartRefused():
-            return Exit.REFUSED
-        case _:
-            return Exit.FAILED
+    return [error] if isinstance(error, FleetError) else []
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -10,7 +10,7 @@ from typing import Final
 
 import orjson
 
-from gateway.console.spans import rfc3339
+from devices.console.spans import rfc3339
 
 Row = Mapping[str, object]
 

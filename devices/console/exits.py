@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-from gateway.errors import GatewayError
+from broker.errors import FleetError
 
 
 class Exit(IntEnum):
@@ -30,9 +30,9 @@ MEANINGS = {
 }
 
 
-class CommandFailed(GatewayError):
+class CommandFailed(FleetError):
     """A command cannot do what it was asked to; the message is one sentence for a person."""
 
     def __init__(self, message: str, *, code: Exit = Exit.FAILED) -> None:
         super().__init__(message)
-        self.code = code
+        self.exit_code = code

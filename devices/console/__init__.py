@@ -1,0 +1,1 @@
+"""What every `scooter …` command shares: options, output, exit codes, errors as sentences."""
