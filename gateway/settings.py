@@ -43,6 +43,32 @@ class Settings(BaseSettings):
     mqtt_shared: bool = Field(
         default=False, description="share telemetry with other gateways through $share/gateway"
     )
+    mqtt_admin_password: SecretStr | None = Field(
+        None, description="password of the broker's account `admin`, which ends live sessions"
+    )
+    mqtt_public_host: str | None = Field(
+        None, description="the broker's name for scooters and operators, as their bundles tell it"
+    )
+    mqtt_scooters_port: int = Field(
+        8886, ge=1, le=65535, description="the broker's TLS listener for scooters with a secret"
+    )
+    mqtt_operators_port: int = Field(
+        8885, ge=1, le=65535, description="the broker's TLS listener for operators"
+    )
+    mqtt_authority_file: Path | None = Field(
+        None, description="authority of those listeners' certificate, handed out in bundles"
+    )
+    broker_password_file: Path | None = Field(
+        None, description="the broker's password file, which is rendered from the registry"
+    )
+    broker_reload: (
+        Annotated[str, StringConstraints(pattern=r"^(pid:.+|service:.+|watched)$")] | None
+    ) = Field(
+        None, description="how the broker learns of a new one: pid:FILE, service:UNIT or watched"
+    )
+    fleet_secret: SecretStr | None = Field(
+        None, description="the secret from which every scooter's command key is derived"
+    )
     held_max: int = Field(
         8192, ge=256, le=65535, description="unsettled deliveries a session holds before it waits"
     )
