@@ -12,9 +12,9 @@ REDIS_READER_RIGHTS: Final = (
     "resetkeys %R~scooter:* %R~scooters:last_seen %R~scooters:position "
     "resetchannels &scooters:changes "
     "-@all +@read +@connection +@transaction "
-    "+subscribe +unsubscribe +psubscribe +punsubscribe +time "
-    # These read names of keys, whatever the keys above are.
-    "-@dangerous -scan -randomkey"
+    "+subscribe +unsubscribe +psubscribe +punsubscribe +time +acl|whoami "
+    # These tell names of keys, whatever the keys above are.
+    "-@dangerous -scan -randomkey -client|tracking"
 )
 """The part of `user reader on >SECRET …` after the password: states, the two indexes and the
 channel of changes; not the history stream, leases or copies of the gateway."""
