@@ -95,6 +95,7 @@ def _moment(text: str) -> datetime:
     return parse_moment(text, now=datetime.now(UTC))
 
 
+SCOOTER_ID = _scooter_id
 MOMENT = _typed(_moment, datetime)
 DURATION = _typed(parse_duration, timedelta)
 DISTANCE = _typed(parse_distance, float)

@@ -1,4 +1,4 @@
-"""A short MQTT 5 connection that asks one thing after the other: for the doctor."""
+"""A short MQTT 5 connection that asks one thing after the other: the doctor, and to forget."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -54,9 +54,11 @@ class Probe:
         codes = zip(patterns, suback.reason_codes, strict=True)
         return [pattern for pattern, code in codes if code != granted]
 
-    async def publish(self, topic: str, payload: bytes, *, packet_id: int = 1) -> bool:
+    async def publish(
+        self, topic: str, payload: bytes, *, packet_id: int = 1, retain: bool = False
+    ) -> bool:
         """At QoS 1; whether the broker took it."""
-        packet = _publish(topic, payload, packet_id)
+        packet = _publish(topic, payload, packet_id, retain=retain)
         puback = await self._ask(packet, mqtt5.PubAckPacket)
         codes = mqtt5.PubAckReasonCode
         good = [codes.SUCCESS, codes.NO_MATCHING_SUBSCRIBERS]  # the codec's enums have no hash
@@ -152,11 +154,12 @@ async def open_probe(broker: BrokerAddress) -> AsyncGenerator[Probe, None]:
                 await writer.wait_closed()
 
 
-def _publish(topic: str, payload: bytes, packet_id: int) -> bytes:
+def _publish(topic: str, payload: bytes, packet_id: int, *, retain: bool = False) -> bytes:
     return mqtt5.PublishPacket(
         topic,
         payload,
         qos=mqtt5.QoS.AT_LEAST_ONCE,
         packet_id=packet_id,
+        retain=retain,
         message_expiry_interval=60,
     ).write()
