@@ -7,6 +7,13 @@ from typing import Final, NamedTuple
 SCOOTER_ID: Final = r"[A-Za-z0-9][A-Za-z0-9_-]{2,31}"
 _SCOOTER_ID = re.compile(SCOOTER_ID)
 
+OPERATOR_KEY: Final = r"[a-z0-9][a-z0-9_-]{0,30}\.[a-z0-9][a-z0-9_-]{0,30}"
+_REQUEST = re.compile(rf"operators/({OPERATOR_KEY})/commands")
+_LOGIN = re.compile(OPERATOR_KEY)
+
+EVERY_REQUEST: Final = "operators/+/commands"
+"""The filter that matches every operator's requests."""
+
 UPLINKS: Final = re.compile(
     rf"scooters/({SCOOTER_ID})/(telemetry_batch|telemetry|events|status|acks)"
 )
@@ -64,6 +71,27 @@ def commands(scooter_id: str) -> str:
 def receipts(scooter_id: str) -> str:
     """Where the gateway tells a scooter which of its events are stored."""
     return f"scooters/{scooter_id}/receipts"
+
+
+def is_operator_key(text: str) -> bool:
+    """An operator and the name of its key, as in `alice.laptop`: the login at the broker."""
+    return _LOGIN.fullmatch(text) is not None
+
+
+def requests(login: str) -> str:
+    """Where an operator's key asks for commands."""
+    return f"operators/{login}/commands"
+
+
+def parse_request(topic: str) -> str | None:
+    """The key that asks on this topic; None for any other topic."""
+    found = _REQUEST.fullmatch(topic)
+    return found[1] if found else None
+
+
+def replies(login: str) -> str:
+    """Where an operator's key hears every move of its commands."""
+    return f"operators/{login}/replies"
 
 
 def gateway_status(instance: str) -> str:
