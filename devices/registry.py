@@ -1,0 +1,352 @@
+"""Which scooters exist, and in what standing: the truth, in Postgres."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import orjson
+
+from broker.errors import FleetError
+from devices import access_audit
+from devices import registry_queries as sql
+from devices.access_audit import Audit, Kind, note
+from devices.scooters import RESERVED, VEHICLE_TYPES, NewScooter, Scooter, tags_problem
+from devices.standing import HEARD, NEXT, Standing, StandingError, move
+
+__all__ = [
+    "HEARD",
+    "NEXT",
+    "RESERVED",
+    "VEHICLE_TYPES",
+    "Audit",
+    "CredentialRaced",
+    "NewScooter",
+    "Registry",
+    "RegistryBusy",
+    "Scooter",
+    "Standing",
+    "StandingError",
+    "TagsError",
+    "UnknownScooter",
+]
+
+ADDED: Final = "added"
+EXISTS: Final = "exists"
+
+_CHUNK: Final = 1000
+_LOCK: Final = 0x5C00ACCE
+"""The advisory lock of whoever renders the broker's files: a number nothing else here uses."""
+
+_LOCK_POLL_S: Final = 0.1
+
+
+class UnknownScooter(FleetError):
+    """The registry knows no scooter of these ids."""
+
+    exit_code = 3
+
+    def __init__(self, scooter_ids: Sequence[str]) -> None:
+        named = ", ".join(scooter_ids[:5]) + (" …" if scooter_ids[5:] else "")
+        super().__init__(
+            f"the registry knows no scooter {named}: add it with `scooter devices add`"
+        )
+        self.scooter_ids = scooter_ids
+
+
+class CredentialRaced(FleetError):
+    """Somebody else gave these scooters a credential meanwhile; nothing was changed."""
+
+    def __init__(self, scooter_ids: Sequence[str]) -> None:
+        named = ", ".join(scooter_ids[:5]) + (" …" if scooter_ids[5:] else "")
+        super().__init__(f"the credential of {named} was changed meanwhile: repeat the command")
+        self.scooter_ids = scooter_ids
+
+
+class TagsError(FleetError):
+    """These cannot be tags."""
+
+    exit_code = 2
+
+
+class RegistryBusy(FleetError):
+    """Another command works on the broker's files and did not finish in time."""
+
+    def __init__(self, waited_s: float) -> None:
+        super().__init__(
+            f"another command changes who gets in at the broker (waited {waited_s:.0f} s): "
+            "try again when it has ended"
+        )
+
+
+class Registry:
+    """The scooters in Postgres. Methods raise what the driver raises when it is away.
+
+    Each change and its audit are one transaction, and so is each chunk of 1,000.
+    """
+
+    def __init__(self, pool: Any) -> None:  # noqa: ANN401 - an asyncpg.Pool; it has no types
+        self._pool = pool
+
+    async def add(self, scooters: Sequence[NewScooter], *, by: str) -> dict[str, str]:
+        """Make scooters known; what became of each: `added`, `exists`, or a problem sentence.
+
+        Rows that exist are left as they are; a retired id is a problem, since it never comes
+        back. Of two with one id the first counts.
+        """
+        results: dict[str, str] = {}
+        wanted: dict[str, NewScooter] = {}
+        for scooter in scooters:
+            problem = scooter.problem
+            if problem is None:
+                wanted.setdefault(scooter.scooter_id, scooter)
+            results.setdefault(scooter.scooter_id, problem or "")
+        # In one order, so that two imports of the same file wait for each other, never in a ring.
+        for chunk in _chunks(sorted(wanted)):
+            results |= await self._add([wanted[each] for each in chunk], by=by)
+        return results
+
+    async def _add(self, scooters: list[NewScooter], *, by: str) -> dict[str, str]:
+        columns = (
+            [each.scooter_id for each in scooters],
+            [each.printed for each in scooters],
+            [each.vehicle_type for each in scooters],
+            [" ".join(sorted(set(each.tags))) for each in scooters],
+            [orjson.dumps(dict(each.metadata)).decode() for each in scooters],
+        )
+        async with self._pool.acquire() as connection, connection.transaction():
+            added = {row[0] for row in await connection.fetch(sql.ADD, *columns)}
+            details = {each: dict[str, object]() for each in sorted(added)}
+            await note(connection, "add", details, kind="scooter", by=by)
+            left = [each for each in scooters if each.scooter_id not in added]
+            in_the_way = await self._in_the_way(connection, left) if left else {}
+        return dict.fromkeys(added, ADDED) | in_the_way
+
+    async def _in_the_way(
+        self,
+        connection: Any,  # noqa: ANN401 - asyncpg has no types
+        scooters: list[NewScooter],
+    ) -> dict[str, str]:
+        rows = await connection.fetch(
+            sql.IN_THE_WAY,
+            [each.scooter_id.lower() for each in scooters],
+            [each.printed for each in scooters],
+        )
+        by_id = {row["scooter_id"].lower(): row for row in rows}
+        by_vehicle = {row["vehicle_id"]: row["scooter_id"] for row in rows}
+        return {
+            each.scooter_id: _why_not(each, by_id.get(each.scooter_id.lower()), by_vehicle)
+            for each in scooters
+        }
+
+    async def get(self, scooter_id: str) -> Scooter | None:
+        """One scooter; None if it is not known."""
+        row = await self._pool.fetchrow(sql.GET, scooter_id)
+        return _scooter(row) if row else None
+
+    async def find(
+        self,
+        *,
+        tags: Sequence[str] = (),
+        standings: Sequence[Standing] = (),
+        ids: Sequence[str] = (),
+    ) -> AsyncIterator[Scooter]:
+        """Scooters by id, in pages: with all of `tags`, one of `standings`, one of `ids`."""
+        after = ""
+        while True:
+            rows = await self._pool.fetch(
+                sql.FIND,
+                after,
+                list(tags) or None,
+                [str(each) for each in standings] or None,
+                list(ids) or None,
+                _CHUNK,
+            )
+            for row in rows:
+                yield _scooter(row)
+            if len(rows) < _CHUNK:
+                return
+            after = rows[-1]["scooter_id"]
+
+    async def set_standing(
+        self, scooter_id: str, standing: Standing, *, by: str, reason: str | None = None
+    ) -> Scooter:
+        """Move a scooter to `standing`; doing it again changes nothing.
+
+        Retiring removes the credential. Raises UnknownScooter, and StandingError for a move
+        that is not legal.
+        """
+        await self.set_standings([scooter_id], standing, by=by, reason=reason)
+        found = await self.get(scooter_id)
+        if found is None:
+            raise UnknownScooter([scooter_id])
+        return found
+
+    async def set_standings(
+        self, scooter_ids: Sequence[str], standing: Standing, *, by: str, reason: str | None = None
+    ) -> int:
+        """Like `set_standing` for many, all or none; how many were moved."""
+        moved = 0
+        async with self._pool.acquire() as connection, connection.transaction():
+            for chunk in _chunks(sorted(set(scooter_ids))):
+                before = {
+                    row["scooter_id"]: Standing(row["standing"])
+                    for row in await connection.fetch(sql.LOCKED, chunk)
+                }
+                if unknown := [each for each in chunk if each not in before]:
+                    raise UnknownScooter(unknown)
+                details = {
+                    each: {"from": current}
+                    for each, current in before.items()
+                    if move(each, current, standing) is not current
+                }
+                await connection.execute(sql.SET_STANDINGS, list(details), str(standing))
+                await note(connection, str(standing), details, kind="scooter", by=by, reason=reason)
+                moved += len(details)
+        return moved
+
+    async def set_credentials(
+        self,
+        hashes: Mapping[str, str | None],
+        *,
+        by: str,
+        following: Mapping[str, int] | None = None,
+    ) -> dict[str, int]:
+        """Replace credentials by these hashes, all or none; the generation of each.
+
+        A hash is a new generation, so the old one never counts again; None removes it and keeps
+        the generation. With `following`, each must still have the generation told there, else
+        CredentialRaced. Raises UnknownScooter, and StandingError for the retired.
+        """
+        generations: dict[str, int] = {}
+        async with self._pool.acquire() as connection, connection.transaction():
+            for chunk in _chunks(sorted(hashes)):
+                await _may_have_credentials(connection, chunk, hashes, following)
+                rows = await connection.fetch(
+                    sql.SET_CREDENTIALS, chunk, [hashes[each] for each in chunk]
+                )
+                new = {row["scooter_id"]: row["generation"] for row in rows}
+                generations |= new
+                for action, is_given in (("credential", True), ("no credential", False)):
+                    details = {
+                        each: {"generation": new[each]}
+                        for each in chunk
+                        if (hashes[each] is not None) is is_given
+                    }
+                    await note(connection, action, details, kind="scooter", by=by)
+        return generations
+
+    async def set_tags(
+        self, scooter_id: str, *, add: Sequence[str] = (), remove: Sequence[str] = (), by: str
+    ) -> Scooter:
+        """Add and remove tags; raises UnknownScooter, and TagsError for what cannot be one."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            row = await connection.fetchrow(sql.LOCKED_TAGS, scooter_id)
+            if row is None:
+                raise UnknownScooter([scooter_id])
+            before = set(row["tags"])
+            after = (before | set(add)) - set(remove)
+            if problem := tags_problem(tuple(after)):
+                raise TagsError(problem)
+            if after != before:
+                await connection.execute(sql.SET_TAGS, scooter_id, sorted(after))
+                change = {"added": sorted(after - before), "removed": sorted(before - after)}
+                await note(connection, "tag", {scooter_id: change}, kind="scooter", by=by)
+            return _scooter(await connection.fetchrow(sql.GET, scooter_id))
+
+    async def audit(
+        self,
+        action: str,
+        subject: str,
+        *,
+        by: str,
+        kind: Kind = "scooter",
+        reason: str | None = None,
+        detail: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record what was done elsewhere: a reload of the broker, a session that was ended."""
+        async with self._pool.acquire() as connection:
+            await note(connection, action, {subject: detail or {}}, kind=kind, by=by, reason=reason)
+
+    async def audits(
+        self, subject: str, *, kind: Kind | None = None, at_most: int = 100
+    ) -> Sequence[Audit]:
+        """What was done to `subject`, newest first."""
+        return await access_audit.audits(self._pool, subject, kind=kind, at_most=at_most)
+
+    async def logins(self) -> dict[str, str]:
+        """Name and hash of everything that may get in, in one snapshot: heard scooters that
+        have a credential, and active keys of active operators."""
+        return dict(await self._pool.fetch(sql.LOGINS))
+
+    @asynccontextmanager
+    async def locked(self, *, wait_s: float = 60.0) -> AsyncGenerator[None, None]:
+        """Hold the lock that whoever renders the broker's files takes; raises RegistryBusy.
+
+        Bound to one connection: a process that dies frees it.
+        """
+        async with self._pool.acquire() as connection:
+            tries = max(1, round(wait_s / _LOCK_POLL_S))
+            while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
+                tries -= 1
+                if not tries:
+                    raise RegistryBusy(wait_s)
+                await asyncio.sleep(_LOCK_POLL_S)
+            try:
+                yield
+            finally:
+                if not connection.is_closed():
+                    await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
+
+
+def _chunks(ids: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(ids), _CHUNK):
+        yield ids[start : start + _CHUNK]
+
+
+def _why_not(scooter: NewScooter, row: Any, by_vehicle: Mapping[str, str]) -> str:  # noqa: ANN401
+    """Why it was not added, by the row that has its id whatever the case, if there is one."""
+    if row is None:
+        owner = by_vehicle.get(scooter.printed, "another scooter")
+        return f"vehicle id {scooter.printed} is taken by {owner}"
+    if row["scooter_id"] != scooter.scooter_id:
+        return f"{row['scooter_id']} exists: ids that differ only in case are mistaken"
+    if row["standing"] == Standing.RETIRED:
+        return f"{scooter.scooter_id} is retired for ever: take another id"
+    return EXISTS
+
+
+async def _may_have_credentials(
+    connection: Any,  # noqa: ANN401 - asyncpg has no types
+    chunk: list[str],
+    hashes: Mapping[str, str | None],
+    following: Mapping[str, int] | None,
+) -> None:
+    rows = {row["scooter_id"]: row for row in await connection.fetch(sql.LOCKED, chunk)}
+    if unknown := [each for each in chunk if each not in rows]:
+        raise UnknownScooter(unknown)
+    for each, row in rows.items():
+        if row["standing"] == Standing.RETIRED and hashes[each] is not None:
+            raise StandingError(each, Standing.RETIRED, "it gets no credential any more")
+    raced = [
+        each for each, row in rows.items() if following and row["generation"] != following[each]
+    ]
+    if raced:
+        raise CredentialRaced(raced)
+
+
+def _scooter(row: Any) -> Scooter:  # noqa: ANN401 - asyncpg has no types
+    return Scooter(
+        scooter_id=row["scooter_id"],
+        vehicle_id=row["vehicle_id"],
+        vehicle_type=row["vehicle_type"],
+        tags=tuple(row["tags"]),
+        metadata=orjson.loads(row["metadata"]),
+        standing=Standing(row["standing"]),
+        generation=row["generation"],
+        has_credential=row["has_credential"],
+        registered_at=row["registered_at"],
+        standing_at=row["standing_at"],
+        credential_at=row["credential_at"],
+        firmware=row["firmware"],
+    )
