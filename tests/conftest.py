@@ -22,6 +22,7 @@ from tests.services import (
     run_mosquitto,
     run_postgres,
     run_redis,
+    servers_of_tests,
 )
 
 _numbers = itertools.count(1)
@@ -150,26 +151,28 @@ def scooter_id() -> str:
 @pytest.fixture
 def own_servers(tmp_path: Path, mosquitto_program: Mosquitto | None) -> Iterator[Servers]:
     """Three servers of this test's own, to kill, stop and pause; not migrated."""
-    with Servers(tmp_path / "servers", fsync=False, mosquitto=mosquitto_program) as servers:
+    with servers_of_tests(
+        tmp_path / "servers", fsync=False, mosquitto=mosquitto_program
+    ) as servers:
         yield servers
 
 
 @pytest.fixture
 def own_mosquitto(tmp_path: Path, mosquitto_program: Mosquitto | None) -> Iterator[Servers]:
     folder = tmp_path / "servers"
-    with Servers(folder, kinds=["mosquitto"], mosquitto=mosquitto_program) as servers:
+    with servers_of_tests(folder, kinds=["mosquitto"], mosquitto=mosquitto_program) as servers:
         yield servers
 
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[Servers]:
-    with Servers(tmp_path / "servers", kinds=["redis"]) as servers:
+    with servers_of_tests(tmp_path / "servers", kinds=["redis"]) as servers:
         yield servers
 
 
 @pytest.fixture
 def own_postgres(tmp_path: Path) -> Iterator[Servers]:
-    with Servers(tmp_path / "servers", kinds=["postgres"], fsync=False) as servers:
+    with servers_of_tests(tmp_path / "servers", kinds=["postgres"], fsync=False) as servers:
         yield servers
 
 

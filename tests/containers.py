@@ -10,7 +10,8 @@ from testcontainers.core.container import DockerContainer
 
 from broker.accounts import password_entry
 from broker.config import SHIPPED_ACL, fill_config
-from gateway.local.server_kinds import mosquitto_serves, redis_config, redis_serves
+from gateway.local.mosquitto_server import mosquitto_serves
+from gateway.local.server_kinds import RedisSecrets, redis_config, redis_serves
 from tests.services import MosquittoService, PostgresService, RedisService
 
 MOSQUITTO_IMAGE = "eclipse-mosquitto:2.0"
@@ -50,7 +51,10 @@ def mosquitto_container() -> Iterator[MosquittoService]:
 def redis_container() -> Iterator[RedisService]:
     with tempfile.TemporaryDirectory() as name:
         text = redis_config(
-            Path("/data"), secret=SECRET, admin_secret=SECRET, port=REDIS_PORT, address=EVERYWHERE
+            Path("/data"),
+            secrets=RedisSecrets(gateway=SECRET, reader=SECRET, admin=SECRET),
+            port=REDIS_PORT,
+            address=EVERYWHERE,
         )
         (Path(name) / "redis.conf").write_text(text)
         Path(name).chmod(0o755)  # the container's user is another one

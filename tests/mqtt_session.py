@@ -12,6 +12,7 @@ from gateway.links.delivery import Outcome
 from gateway.links.plans import SessionPlan
 from gateway.links.uplink import Session
 from gateway.metrics import Metrics
+from tests.accounts import LOAD
 from tests.eventually import eventually
 
 
@@ -102,13 +103,17 @@ async def send(
 ) -> None:
     """Publish as a scooter does, each after the broker's PUBACK of the one 10 before it."""
     reader, writer = await asyncio.open_connection(host, port)
-    writer.write(mqtt5.ConnectPacket("", clean_start=True).write())
+    username, password = LOAD
+    connect = mqtt5.ConnectPacket(
+        "", username=username, password=password.encode(), clean_start=True
+    )
+    writer.write(connect.write())
     unread = 0
     for number, payload in enumerate(payloads, 1):
-        packet = mqtt5.PublishPacket(
+        report = mqtt5.PublishPacket(
             topic, payload, qos=mqtt5.QoS(qos), packet_id=number % 60_000 + 1 if qos else None
         )
-        writer.write(packet.write())
+        writer.write(report.write())
         unread += qos
         if unread >= 10:
             await _read_pubacks(reader, unread)

@@ -5,22 +5,38 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from devices.simulator.plan import Broker
 from gateway.links.broker import BrokerAddress
 from gateway.local.mosquitto_package import Mosquitto
 from gateway.local.servers import Servers
+from tests.accounts import LOAD, LOAD_ACL
+
+servers_of_tests = partial(Servers, more_accounts={LOAD.username: LOAD.password}, more_acl=LOAD_ACL)
+"""Servers with the tests' account `load`."""
 
 
 @dataclass(frozen=True, slots=True)
 class MosquittoService:
-    """A broker with the shipped files; anonymous clients are scooters, this account the gateway."""
+    """A broker with the shipped files and, besides, the tests' account `load`.
+
+    `port` is the plain listener of the gateway, whose account `username` and `password` are. What
+    a given broker does not tell is None.
+    """
 
     host: str
     port: int
     username: str
     password: str = field(repr=False)
+    operators_port: int | None = None
+    scooters_port: int | None = None
+    authority_file: Path | None = None
+    admin_password: str | None = field(default=None, repr=False)
+    password_file: Path | None = None
+    reload: str | None = None
 
     def address(self, *, keepalive_s: int = 15) -> BrokerAddress:
         return BrokerAddress(
@@ -31,24 +47,30 @@ class MosquittoService:
             keepalive_s=keepalive_s,
         )
 
+    def fleet(self) -> Broker:
+        """For simulated scooters that all log in as `load`, each with its own client id."""
+        return Broker(self.host, self.port, *LOAD)
+
 
 @dataclass(frozen=True, slots=True)
 class RedisService:
-    """A Redis for the gateway's restricted user, and for the one who may empty it."""
+    """A Redis for the gateway's restricted user, who may empty it, and backend developers."""
 
     url: str = field(repr=False)
     admin_url: str = field(repr=False)
+    reader_url: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class PostgresService:
-    """A Postgres whose user may create databases."""
+    """A Postgres whose user may create databases, and whose readers' role is there."""
 
     url: str = field(repr=False)
+    reader_url: str | None = field(default=None, repr=False)
 
     def database_url(self, name: str) -> str:
         """The address of another database of the same server."""
-        return urlsplit(self.url)._replace(path=f"/{name}").geturl()
+        return in_database(self.url, name)
 
 
 @contextmanager
@@ -82,7 +104,7 @@ def run_redis(way: str) -> Iterator[RedisService]:
             yield service
     else:
         with _local("redis") as servers:
-            yield RedisService(servers.redis_url, servers.redis_admin_url)
+            yield RedisService(servers.redis_url, servers.redis_admin_url, servers.redis_reader_url)
 
 
 @contextmanager
@@ -96,13 +118,27 @@ def run_postgres(way: str) -> Iterator[PostgresService]:
             yield service
     else:
         with _local("postgres") as servers:
-            yield PostgresService(servers.postgres_url)
+            yield PostgresService(servers.postgres_url, servers.postgres_reader_url)
 
 
 def mosquitto_of(servers: Servers) -> MosquittoService:
     return MosquittoService(
-        servers.mqtt_host, servers.mqtt_port, servers.mqtt_username, servers.mqtt_password
+        servers.mqtt_host,
+        servers.mqtt_port,
+        servers.mqtt_username,
+        servers.mqtt_password,
+        operators_port=servers.mqtt_operators_port,
+        scooters_port=servers.mqtt_scooters_port,
+        authority_file=servers.authority_file,
+        admin_password=servers.mqtt_admin_password,
+        password_file=servers.password_file,
+        reload=servers.broker_reload,
     )
+
+
+def in_database(url: str, name: str) -> str:
+    """The same server and login, another database."""
+    return urlsplit(url)._replace(path=f"/{name}").geturl()
 
 
 def _given(server: str, way: str) -> str | None:
@@ -114,6 +150,6 @@ def _given(server: str, way: str) -> str | None:
 def _local(kind: str, program: Mosquitto | None = None) -> Iterator[Servers]:
     with (
         tempfile.TemporaryDirectory(prefix="scooter-test-") as folder,
-        Servers(Path(folder), kinds=[kind], fsync=False, mosquitto=program) as servers,
+        servers_of_tests(Path(folder), kinds=[kind], fsync=False, mosquitto=program) as servers,
     ):
         yield servers

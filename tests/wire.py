@@ -1,10 +1,12 @@
-"""One anonymous MQTT 5 connection of scooters, as thin as a load needs it."""
+"""One MQTT 5 connection of many scooters, as thin as a load needs it."""
 
 import asyncio
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import mqtt5
+
+from tests.accounts import LOAD, Login
 
 
 class Message(NamedTuple):
@@ -16,7 +18,7 @@ class Message(NamedTuple):
 
 
 class Wire(asyncio.Protocol):
-    """One anonymous MQTT 5 connection: packets out, PUBACKs and messages in, nothing else."""
+    """One MQTT 5 connection: packets out, PUBACKs and messages in, nothing else."""
 
     def __init__(self, took: Callable[[int], None], heard: Callable[[str, bytes], None]) -> None:
         self._took = took
@@ -63,7 +65,8 @@ class Wire(asyncio.Protocol):
             case mqtt5.PublishPacket():
                 self._heard(packet.topic, packet.payload or b"")
             case mqtt5.ConnAckPacket() if not self.accepted.done():
-                self.accepted.set_result(None)
+                if packet.reason_code == mqtt5.ConnAckReasonCode.SUCCESS:
+                    self.accepted.set_result(None)
             case mqtt5.SubAckPacket() if not self.subscribed.done():
                 self.subscribed.set_result(None)
 
@@ -78,10 +81,17 @@ def publish_packet(packet_id: int, message: Message) -> bytes:
     ).write()
 
 
-async def connect(wire: Wire, port: int, client_id: str) -> None:
-    """A clean anonymous session; raises OSError."""
+async def connect(wire: Wire, port: int, client_id: str, *, login: Login = LOAD) -> None:
+    """A clean session; raises OSError, also when the broker refuses the login."""
     await asyncio.get_running_loop().create_connection(lambda: wire, "127.0.0.1", port)
-    wire.write(mqtt5.ConnectPacket(client_id, clean_start=True, keep_alive=0).write())
+    packet = mqtt5.ConnectPacket(
+        client_id,
+        username=login.username,
+        password=login.password.encode(),
+        clean_start=True,
+        keep_alive=0,
+    )
+    wire.write(packet.write())
     await asyncio.wait({wire.accepted, wire.lost}, return_when=asyncio.FIRST_COMPLETED)
     if not wire.accepted.done():
         raise ConnectionError("the broker refused a publisher")

@@ -1,31 +1,34 @@
-"""How each of our servers is set up: its files, its command line, and the proof that it serves."""
+"""How our Redis and Postgres are set up: files, command line, and the proof that they serve."""
 
+import base64
+import hashlib
+import hmac
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Sequence
 from ctypes.util import find_library
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
-from broker.accounts import write_password_file, write_private
-from broker.config import SHIPPED_ACL, Tls, fill_config, tls_listener
-from gateway.local.mosquitto_package import Mosquitto
+from broker.accounts import write_private
 from gateway.local.server_process import (
     Server,
     ServerFailed,
+    answer_of,
     is_alive,
     owner_of_files,
     without_root,
 )
+from gateway.storage.readers import POSTGRES_READER, REDIS_READER, REDIS_READER_RIGHTS
 
 REDIS_USER = "gateway"
 POSTGRES_USER = "scooter"
 POSTGRES_DATABASE = "scooters"
-_PROBE_TIMEOUT_S = 2.0
+_SCRAM_ITERATIONS = 4096  # as Postgres itself does
 
 # What the gateway may do in Redis. Scripts are checked by the same rules. INFO is among the
 # dangerous ones too, but the checks at the start read the eviction policy from it.
@@ -38,43 +41,26 @@ GATEWAY_RIGHTS = (
 )
 
 
-def mosquitto_server(
-    folder: Path,
-    program: Mosquitto,
-    *,
-    secret: str,
-    port: int,
-    tls: Tls | None,
-    tls_port: int | None,
-) -> Server:
-    """Mosquitto with the shipped files; the one account is `gateway`."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    write_password_file(folder / "passwords", {"gateway": secret})
-    write_private(folder / "acl", SHIPPED_ACL.read_text())
-    text = fill_config(port=port, data=folder, passwords=folder / "passwords", acl=folder / "acl")
-    if tls and tls_port:
-        text += tls_listener(tls, port=tls_port)
-    write_private(folder / "mosquitto.conf", text)
-    return Server(
-        "Mosquitto",
-        [*program.command(), "-c", folder / "mosquitto.conf"],
-        port=port,
-        log_file=folder / "mosquitto.log",
-        is_ready=lambda: mosquitto_serves("127.0.0.1", port, secret),
-    ).unprivileged()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisSecrets:
+    """Passwords of the gateway, of backend developers, and of who may do everything."""
+
+    gateway: str = field(repr=False)
+    reader: str = field(repr=False)
+    admin: str = field(repr=False)
 
 
-def redis_server(folder: Path, *, secret: str, admin_secret: str, port: int) -> Server:
+def redis_server(folder: Path, *, secrets: RedisSecrets, port: int) -> Server:
     """Redis (Valkey) that keeps every write, evicts nothing, and asks for a password."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    text = redis_config(folder, secret=secret, admin_secret=admin_secret, port=port)
+    text = redis_config(folder, secrets=secrets, port=port)
     write_private(folder / "redis.conf", text)
     return Server(
         "Redis",
         [*_allocator(), _redis_program(), folder / "redis.conf"],
         port=port,
         log_file=folder / "redis.log",
-        is_ready=lambda: redis_serves("127.0.0.1", port, secret),
+        is_ready=lambda: redis_serves("127.0.0.1", port, secrets.gateway),
     )
 
 
@@ -85,7 +71,7 @@ def _allocator() -> list[str]:
 
 
 def redis_config(
-    folder: Path, *, secret: str, admin_secret: str, port: int, address: str = "127.0.0.1"
+    folder: Path, *, secrets: RedisSecrets, port: int, address: str = "127.0.0.1"
 ) -> str:
     """The text of redis.conf; what is in memory is the only copy until Postgres has it."""
     return "\n".join(
@@ -98,8 +84,9 @@ def redis_config(
             "appendonly yes",
             "appendfsync everysec",
             'save ""',  # the append-only file is the one copy on disk
-            f"user default on >{admin_secret} ~* &* +@all",
-            f"user {REDIS_USER} on >{secret} {GATEWAY_RIGHTS}",
+            f"user default on >{secrets.admin} ~* &* +@all",
+            f"user {REDIS_USER} on >{secrets.gateway} {GATEWAY_RIGHTS}",
+            f"user {REDIS_READER} on >{secrets.reader} {REDIS_READER_RIGHTS}",
             "",
         ]
     )
@@ -150,8 +137,11 @@ def _forget_dead_postmaster(folder: Path) -> None:
         note.unlink()
 
 
-def postgres_server(folder: Path, *, secret: str, port: int, fsync: bool) -> Server:
-    """Postgres on TCP only, for its one user with a password."""
+def postgres_server(
+    folder: Path, *, secret: str, reader_secret: str, port: int, fsync: bool
+) -> Server:
+    """Postgres on TCP only: its owner, and a role that backend developers log in with."""
+    reader = reader_role(reader_secret)
     pass_file = folder.parent / "postgres.pass"
     write_private(pass_file, f"127.0.0.1:{port}:*:{POSTGRES_USER}:{secret}\n")
     settings = {
@@ -169,44 +159,46 @@ def postgres_server(folder: Path, *, secret: str, port: int, fsync: bool) -> Ser
         ],
         port=port,
         log_file=folder.parent / "postgres.log",
-        is_ready=lambda: _postgres_serves(port, pass_file),
+        is_ready=lambda: _postgres_serves(port, pass_file, reader),
         stop_signal=signal.SIGINT,  # "fast": clients are disconnected, not waited for
     ).unprivileged()
-
-
-def mosquitto_serves(host: str, port: int, secret: str) -> bool:
-    """Whether the gateway can log in (MQTT 3.1.1 CONNECT, section 3.1)."""
-    fields = (b"", b"gateway", secret.encode())  # client id, user name, password
-    payload = b"".join(len(field).to_bytes(2, "big") + field for field in fields)
-    body = b"\x00\x04MQTT\x04\xc2\x00\x0a" + payload
-    return _answer(host, port, bytes([0x10, len(body)]) + body, size=4) == b"\x20\x02\x00\x00"
 
 
 def redis_serves(host: str, port: int, secret: str) -> bool:
     """Whether the gateway can log in and the data is loaded."""
     request = f"AUTH {REDIS_USER} {secret}\r\nPING\r\n".encode()
-    return _answer(host, port, request, size=12) == b"+OK\r\n+PONG\r\n"
+    return answer_of(host, port, request, size=12) == b"+OK\r\n+PONG\r\n"
 
 
-def _answer(host: str, port: int, request: bytes, *, size: int) -> bytes:
-    """The first `size` bytes a server says, fewer when it closes, none when it is away."""
-    answer = b""
-    try:
-        with socket.create_connection((host, port), timeout=_PROBE_TIMEOUT_S) as connection:
-            connection.sendall(request)
-            while len(answer) < size and (more := connection.recv(size - len(answer))):
-                answer += more
-    except OSError:
-        return b""
-    return answer
+def reader_role(secret: str) -> str:
+    """SQL that makes the readers' login role or gives it this password; it may read nothing yet.
+
+    The password is hashed here (RFC 5802), so that no statement in a log has it.
+    """
+    salt = os.urandom(16)
+    salted = hashlib.pbkdf2_hmac("sha256", secret.encode(), salt, _SCRAM_ITERATIONS)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    salt_text, stored_text, server_text = (
+        base64.b64encode(part).decode() for part in (salt, stored, server)
+    )
+    login = (
+        f"ROLE {POSTGRES_READER} LOGIN PASSWORD "
+        f"'SCRAM-SHA-256${_SCRAM_ITERATIONS}:{salt_text}${stored_text}:{server_text}'"
+    )
+    known = f"SELECT FROM pg_roles WHERE rolname = '{POSTGRES_READER}'"
+    either = f"IF EXISTS ({known}) THEN ALTER {login}; ELSE CREATE {login}; END IF;"
+    return f"DO $do$ BEGIN {either} END $do$"
 
 
-def _postgres_serves(port: int, pass_file: Path) -> bool:
-    """Whether our database answers; makes it when it is not there yet."""
-    if _psql(port, pass_file, POSTGRES_DATABASE, "SELECT 1"):
+def _postgres_serves(port: int, pass_file: Path, reader: str) -> bool:
+    """Whether our database and the readers' role are there; makes them when they are not."""
+    if _psql(port, pass_file, POSTGRES_DATABASE, reader):
         return True
     created = f"CREATE DATABASE {POSTGRES_DATABASE}"
-    return _psql(port, pass_file, "template1", created)
+    return _psql(port, pass_file, "template1", created) and _psql(
+        port, pass_file, POSTGRES_DATABASE, reader
+    )
 
 
 def _psql(port: int, pass_file: Path, database: str, statement: str) -> bool:
@@ -214,8 +206,13 @@ def _psql(port: int, pass_file: Path, database: str, statement: str) -> bool:
         f"postgresql://{POSTGRES_USER}@127.0.0.1:{port}/{database}?passfile={quote(str(pass_file))}"
     )
     psql = _postgres_program("psql")
-    command: list[str | Path] = [psql, "--no-psqlrc", "--quiet", "-w", "-c", statement, url]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0  # noqa: S603
+    command: list[str | Path] = [
+        *(psql, "--no-psqlrc", "--quiet", "-w", "--set", "ON_ERROR_STOP=1", "--file", "-", url)
+    ]
+    done = subprocess.run(  # noqa: S603 - our own command
+        command, input=statement, text=True, capture_output=True, check=False
+    )
+    return done.returncode == 0
 
 
 def _postgres_program(name: str) -> Path:

@@ -4,6 +4,7 @@ import functools
 import os
 import resource
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from gateway.errors import GatewayError
 # thread that lives as long as this process starts them all.
 _SPAWNER = ThreadPoolExecutor(1, thread_name_prefix="server-spawner")
 _PROBE_EVERY_S = 0.01
+_PROBE_TIMEOUT_S = 2.0
 _NOBODY = 65534
 _IN_NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
 _AS_NOBODY = (
@@ -203,3 +205,16 @@ def is_alive(pid: int) -> bool:
     except OSError:
         return False
     return status.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def answer_of(host: str, port: int, request: bytes, *, size: int) -> bytes:
+    """The first `size` bytes a server says, fewer when it closes, none when it is away."""
+    answer = b""
+    try:
+        with socket.create_connection((host, port), timeout=_PROBE_TIMEOUT_S) as connection:
+            connection.sendall(request)
+            while len(answer) < size and (more := connection.recv(size - len(answer))):
+                answer += more
+    except OSError:
+        return b""
+    return answer

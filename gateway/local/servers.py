@@ -1,47 +1,48 @@
 """Mosquitto, Redis and Postgres as child processes on loopback, in one folder: demo and tests."""
 
 import asyncio
-import fcntl
-import json
-import os
-import random
-import secrets
-import shutil
-import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from broker.accounts import write_private
-from broker.config import Tls
+from broker.config import Ports, Tls
+from gateway.local.data_folder import AUTHORITY, POSTGRES_LOGIN, DataFolder, free_port
 from gateway.local.mosquitto_package import Mosquitto, find_mosquitto
+from gateway.local.mosquitto_server import (
+    ADMIN,
+    GATEWAY,
+    PASSWORDS,
+    PID,
+    More,
+    mosquitto_server,
+)
 from gateway.local.server_kinds import (
     POSTGRES_USER,
     REDIS_USER,
-    mosquitto_server,
+    RedisSecrets,
     postgres_server,
     prepare_postgres,
     redis_server,
 )
-from gateway.local.server_process import Server, ServerFailed
+from gateway.local.server_process import Server
+from gateway.storage.readers import POSTGRES_READER, REDIS_READER
+
+__all__ = ["KINDS", "Servers", "free_port"]
 
 KINDS = ("mosquitto", "redis", "postgres")
-GATEWAY = "gateway"
-_SECRETS = "secrets.json"
-_POSTGRES_LOGIN = "postgres.password"
-# Below the range from which systems take the ports of outgoing connections, so that a server
-# which is started again finds its port free.
-_PORTS = range(15_000, 32_000)
 
 
 class Servers:
     """Our own servers, for as long as a `with` or an `async with` block runs.
 
-    One data folder keeps what they stored, and their passwords, for the next start; ports are free
-    ones and may change. Raises ServerFailed with one sentence when one cannot be started, or when
-    another process uses the folder. No server outlives this process, however it ends.
+    One data folder keeps what they stored, their passwords and the broker's authority for the next
+    start, and their ports too, as far as these are free then. Raises ServerFailed with one sentence
+    when one cannot be started, or when another process uses the folder. No server outlives this
+    process, however it ends.
     `fresh=True` forgets what is there, at each start: only what `Servers` made itself.
+    `more_accounts` (secrets by name) and `more_acl` are for tests: the broker has them besides.
     `fsync=False` is for tests: what Postgres has survives a killed server, not a power cut.
     """
 
@@ -57,16 +58,19 @@ class Servers:
         fresh: bool = False,
         tls: Tls | None = None,
         mosquitto: Mosquitto | None = None,
+        more_accounts: Mapping[str, str] | None = None,
+        more_acl: str = "",
     ) -> None:
-        self.folder = folder.resolve()
+        self._data = DataFolder(folder)
+        self.folder = self._data.path
         self._kinds = kinds
         self._fsync = fsync
         self._fresh = fresh
         self._tls = tls
+        self._more_accounts = dict(more_accounts or {})
+        self._more_acl = more_acl
         self._program = mosquitto
         self._servers: dict[str, Server] = {}
-        self._lock: int | None = None
-        self._secrets: dict[str, str] = {}
         self.mqtt_tls_port: int | None = None
 
     @property
@@ -87,23 +91,63 @@ class Servers:
 
     @property
     def mqtt_password(self) -> str:
-        """The secret of the account `gateway`, the only one the broker has."""
-        return self._secrets["mqtt"]
+        """The secret of the account `gateway`."""
+        return self._data.secrets["mqtt"]
+
+    @property
+    def mqtt_admin_password(self) -> str:
+        """The secret of the account `admin`, which only takes sessions over."""
+        return self._data.secrets["mqtt_admin"]
+
+    @property
+    def mqtt_operators_port(self) -> int:
+        return self._data.ports["operators"]
+
+    @property
+    def mqtt_scooters_port(self) -> int:
+        return self._data.ports["scooters"]
+
+    @property
+    def authority_file(self) -> Path:
+        """The authority that the broker's certificate is from, for whoever connects with TLS."""
+        return self.folder / AUTHORITY / "ca.crt"
+
+    @property
+    def password_file(self) -> Path:
+        """The broker's password file; the fixed accounts stand in one beside it."""
+        return self.folder / "mosquitto" / PASSWORDS
+
+    @property
+    def broker_reload(self) -> str:
+        """How the broker is told of a new password file, as `parse_reload` reads it."""
+        return f"pid:{self.folder / 'mosquitto' / PID}"
 
     @property
     def redis_url(self) -> str:
         """For the gateway, which cannot FLUSHALL, CONFIG or touch foreign keys."""
-        return f"redis://{REDIS_USER}:{self._secrets['redis']}@127.0.0.1:{self.redis.port}/0"
+        return f"redis://{REDIS_USER}:{self._data.secrets['redis']}@127.0.0.1:{self.redis.port}/0"
 
     @property
     def redis_admin_url(self) -> str:
-        return f"redis://:{self._secrets['redis_admin']}@127.0.0.1:{self.redis.port}/0"
+        return f"redis://:{self._data.secrets['redis_admin']}@127.0.0.1:{self.redis.port}/0"
+
+    @property
+    def redis_reader_url(self) -> str:
+        """For backend developers, who may read states and nothing else."""
+        secret = self._data.secrets["redis_reader"]
+        return f"redis://{REDIS_READER}:{secret}@127.0.0.1:{self.redis.port}/0"
 
     @property
     def postgres_url(self) -> str:
         """The database `scooters`, as its owner, who may create databases too."""
-        secret = self._secrets["postgres"]
+        secret = self._data.secrets["postgres"]
         return f"postgresql://{POSTGRES_USER}:{secret}@127.0.0.1:{self.postgres.port}/scooters"
+
+    @property
+    def postgres_reader_url(self) -> str:
+        """The same database for backend developers, who may read what was granted to them."""
+        secret = self._data.secrets["postgres_reader"]
+        return f"postgresql://{POSTGRES_READER}:{secret}@127.0.0.1:{self.postgres.port}/scooters"
 
     @property
     def program(self) -> Mosquitto:
@@ -114,11 +158,11 @@ class Servers:
 
     def start(self) -> None:
         """Start all of them at once; returns when each serves."""
-        self._take_folder()
+        self._data.take()
         try:
             if self._fresh:
-                self._empty_folder()
-            self._load_secrets()
+                self._data.empty()
+            self._data.load()
             self._servers = {kind: self._make(kind) for kind in self._kinds}
             for server in self._servers.values():
                 server.launch()
@@ -132,67 +176,45 @@ class Servers:
         """Stop them in order, the broker first, and let the folder go."""
         for server in self._servers.values():
             server.stop()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._data.release()
 
     def _make(self, kind: str) -> Server:
         folder = self.folder / kind
         if kind == "mosquitto":
-            self.mqtt_tls_port = free_port() if self._tls else None
-            return mosquitto_server(
-                folder,
-                self.program,
-                secret=self._secrets["mqtt"],
-                port=free_port(),
-                tls=self._tls,
-                tls_port=self.mqtt_tls_port,
-            )
+            return self._make_mosquitto(folder)
         if kind == "redis":
-            return redis_server(
-                folder,
-                secret=self._secrets["redis"],
-                admin_secret=self._secrets["redis_admin"],
-                port=free_port(),
+            redis_secrets = RedisSecrets(
+                gateway=self._data.secrets["redis"],
+                reader=self._data.secrets["redis_reader"],
+                admin=self._data.secrets["redis_admin"],
             )
-        secret_file = self.folder / _POSTGRES_LOGIN
-        write_private(secret_file, self._secrets["postgres"])
+            return redis_server(folder, secrets=redis_secrets, port=self._data.ports["redis"])
+        secret_file = self.folder / POSTGRES_LOGIN
+        write_private(secret_file, self._data.secrets["postgres"])
         prepare_postgres(folder, secret_file)
         return postgres_server(
-            folder, secret=self._secrets["postgres"], port=free_port(), fsync=self._fsync
+            folder,
+            secret=self._data.secrets["postgres"],
+            reader_secret=self._data.secrets["postgres_reader"],
+            port=self._data.ports["postgres"],
+            fsync=self._fsync,
         )
 
-    def _take_folder(self) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(lock, 20).decode() or "another"
-            os.close(lock)
-            raise ServerFailed(
-                f"The folder {self.folder} is in use by process {holder}: "
-                "stop that one, or choose another folder."
-            ) from None
-        os.truncate(lock, 0)
-        os.write(lock, str(os.getpid()).encode())
-        self._lock = lock
-
-    def _empty_folder(self) -> None:
-        if not (self.folder / _SECRETS).exists():
-            return  # not ours: what has these names belongs to someone else
-        for kind in KINDS:
-            if (self.folder / kind).is_dir():
-                shutil.rmtree(self.folder / kind)
-        for file in (_POSTGRES_LOGIN, _SECRETS):
-            (self.folder / file).unlink(missing_ok=True)
-
-    def _load_secrets(self) -> None:
-        file = self.folder / _SECRETS
-        if not file.exists():
-            names = ("mqtt", "redis", "redis_admin", "postgres")
-            write_private(file, json.dumps({name: secrets.token_hex(32) for name in names}))
-        self._secrets = json.loads(file.read_text())
+    def _make_mosquitto(self, folder: Path) -> Server:
+        self.mqtt_tls_port = free_port() if self._tls else None
+        ports = Ports(
+            internal=self._data.ports["mosquitto"],
+            operators=self._data.ports["operators"],
+            scooters=self._data.ports["scooters"],
+        )
+        more = More(
+            accounts=self._more_accounts,
+            acl=self._more_acl,
+            tls=self._tls,
+            tls_port=self.mqtt_tls_port,
+        )
+        accounts = {GATEWAY: self._data.secrets["mqtt"], ADMIN: self._data.secrets["mqtt_admin"]}
+        return mosquitto_server(folder, self.program, secrets=accounts, ports=ports, more=more)
 
     def __enter__(self) -> Self:
         self.start()
@@ -223,15 +245,3 @@ class Servers:
         trace: TracebackType | None,
     ) -> None:
         await asyncio.to_thread(self.stop)
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    while True:
-        port = random.choice(_PORTS)  # noqa: S311 - spread, not a secret
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port

@@ -4,6 +4,8 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from tests.accounts import LOAD
+
 BOOT: Final = 7
 _TS_MS: Final = 1_760_000_000_000
 _SIZES: Final = {
@@ -82,9 +84,10 @@ def publish_packet(topic: bytes, packet_id: int, payload: bytes) -> bytes:
 
 
 def connect_packet(client_id: str) -> bytes:
-    """CONNECT of an anonymous scooter with a clean session (MQTT 3.1.1 §3.1)."""
-    name = client_id.encode()
-    body = b"\x00\x04MQTT\x04\x02\x00\x3c" + struct.pack(">H", len(name)) + name
+    """CONNECT of the tests' account with a clean session (MQTT 3.1.1 §3.1)."""
+    fields = [field.encode() for field in (client_id, *LOAD)]
+    payload = b"".join(struct.pack(">H", len(field)) + field for field in fields)
+    body = b"\x00\x04MQTT\x04\xc2\x00\x3c" + payload
     return b"\x10" + _length(len(body)) + body
 
 

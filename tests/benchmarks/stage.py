@@ -23,6 +23,7 @@ from tests.certificates import Authority
 from tests.command_line import environment
 from tests.eventually import eventually
 from tests.gateway_process import GatewayProcess, Page
+from tests.services import servers_of_tests
 
 NEVER_S: Final = 86_400
 """A snapshot period that does not end within a run: rounds are measured by themselves."""
@@ -245,7 +246,7 @@ async def open_stage(folder: Path) -> AsyncIterator[Stage]:
     """Servers with a second listener for TLS, migrated, and the tables of the other ways."""
     authority = Authority(folder)
     async with (
-        Servers(folder / "servers", tls=authority.listener()) as servers,
+        servers_of_tests(folder / "servers", tls=authority.listener()) as servers,
         Redis.from_url(servers.redis_admin_url) as redis,
     ):
         await migrate(servers.postgres_url)

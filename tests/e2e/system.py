@@ -20,6 +20,7 @@ from gateway.telemetry.state_store import DIRTY, HISTORY, INTERNAL, SCOOTER
 from tests.eventually import eventually
 from tests.fleet import Fleet
 from tests.gateway_process import GatewayProcess
+from tests.registration import register
 
 PERIOD_S: Final = 1.0
 LEASE_S: Final = 1.5
@@ -78,6 +79,16 @@ class System:
         )
         self.gateways.append(process)
         return await process.start()
+
+    async def register(self, *ids: str) -> None:
+        """Have scooters heard; a gateway that runs already learns of them a moment later."""
+        await register(self.servers.postgres_url, ids)
+
+    async def fleet(self, prefix: str, size: int) -> Fleet:
+        """A fleet that is registered."""
+        fleet = Fleet(prefix, size)
+        await self.register(*fleet.ids)
+        return fleet
 
     async def states(self, ids: Sequence[str]) -> list[dict[str, str]]:
         """The states in Redis, without what is for the scripts alone; empty where there is none."""

@@ -7,6 +7,7 @@ import orjson
 
 from devices.contract import topics
 from devices.contract.topics import Uplink
+from tests.accounts import LOAD
 from tests.e2e.system import System
 from tests.eventually import eventually
 from tests.examples import examples
@@ -81,7 +82,12 @@ async def test_each_version_of_mqtt_may_report(system: System) -> None:
     for protocol in aiomqtt.ProtocolVersion:
         scooter_id = f"SC-MQTT-{protocol}"
         client = aiomqtt.Client(
-            "127.0.0.1", system.mqtt_port, identifier=scooter_id, protocol=protocol
+            "127.0.0.1",
+            system.mqtt_port,
+            username=LOAD.username,
+            password=LOAD.password,
+            identifier=scooter_id,
+            protocol=protocol,
         )
         async with asyncio.timeout(20), client:
             await client.subscribe(topics.receipts(scooter_id))

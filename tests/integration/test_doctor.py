@@ -11,7 +11,8 @@ from devices.console.exits import Exit
 from gateway.links.broker import BrokerAddress
 from gateway.links.probe import open_probe
 from gateway.local.mosquitto_package import find_mosquitto
-from gateway.local.server_kinds import REDIS_USER, mosquitto_serves
+from gateway.local.mosquitto_server import mosquitto_serves
+from gateway.local.server_kinds import REDIS_USER
 from gateway.local.servers import Servers, free_port
 from gateway.storage.migrate import migrate
 from tests.command_line import Ended, scooter

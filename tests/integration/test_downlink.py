@@ -13,6 +13,7 @@ from gateway.links.broker import BrokerAddress
 from gateway.links.downlink import Downlink
 from gateway.local.servers import Servers
 from gateway.metrics import Metrics
+from tests.accounts import LOAD
 from tests.eventually import eventually
 from tests.mqtt_session import always
 from tests.proxy import Proxy
@@ -38,8 +39,11 @@ async def running(instance: str, broker: BrokerAddress) -> AsyncIterator[Downlin
 
 @asynccontextmanager
 async def listening(broker: BrokerAddress, topic: str) -> AsyncIterator[aiomqtt.Client]:
-    """As a scooter: the gateway's account may not read what it says."""
-    async with aiomqtt.Client(broker.host, broker.port) as client:
+    """As scooters: the gateway's account may not read what it says."""
+    username, password = LOAD
+    async with aiomqtt.Client(
+        broker.host, broker.port, username=username, password=password
+    ) as client:
         await client.subscribe(topic, qos=1)
         yield client
 

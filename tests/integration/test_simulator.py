@@ -18,6 +18,7 @@ from devices.simulator.plan import Broker, FleetPlan, Mishaps, Totals
 from devices.simulator.scooter import Journal, run_fleet
 from gateway.links.broker import BrokerAddress
 from gateway.local.servers import Servers
+from tests.accounts import LOAD
 from tests.eventually import eventually
 from tests.services import mosquitto_of
 
@@ -95,7 +96,7 @@ async def riding(
     broker: BrokerAddress, plan: FleetPlan, journal: Journal | None = None
 ) -> AsyncIterator[Fleet]:
     stop, totals = asyncio.Event(), Totals()
-    address = Broker(broker.host, broker.port)
+    address = Broker(broker.host, broker.port, *LOAD)
     task = asyncio.create_task(run_fleet(plan, address, stop=stop, totals=totals, journal=journal))
     try:
         yield Fleet(task, stop, totals)
@@ -205,7 +206,7 @@ async def test_a_cancelled_fleet_disconnects_in_order_and_leaves_no_task(
     broker: BrokerAddress, fresh_id: str, connected: int
 ) -> None:
     plan = FleetPlan(size=8, prefix=f"{fresh_id}-", pace=5, mishaps=Mishaps.none())
-    address, totals, before = Broker(broker.host, broker.port), Totals(), asyncio.all_tasks()
+    address, totals, before = Broker(broker.host, broker.port, *LOAD), Totals(), asyncio.all_tasks()
     fleet = asyncio.create_task(run_fleet(plan, address, totals=totals))
     await becomes(lambda: totals.connected >= connected, "enough connections")
     fleet.cancel()

@@ -11,6 +11,7 @@ from gateway.local.servers import Servers
 from gateway.settings import Settings
 from tests.certificates import Authority
 from tests.mqtt_session import plan, running, send
+from tests.services import servers_of_tests
 
 
 def settings(servers: Servers, authority: Authority, **changes: object) -> Settings:
@@ -25,7 +26,7 @@ def settings(servers: Servers, authority: Authority, **changes: object) -> Setti
 
 async def test_tls_with_a_password(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
-    with Servers(tmp_path / "s", kinds=["mosquitto"], tls=authority.listener()) as servers:
+    with servers_of_tests(tmp_path / "s", kinds=["mosquitto"], tls=authority.listener()) as servers:
         address = broker_address(
             settings(
                 servers,
@@ -45,7 +46,7 @@ async def test_tls_with_a_client_certificate(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     tls = authority.listener(require_certificate=True)
     own = authority.issue("gateway")
-    with Servers(tmp_path / "s", kinds=["mosquitto"], tls=tls) as servers:
+    with servers_of_tests(tmp_path / "s", kinds=["mosquitto"], tls=tls) as servers:
         certified = settings(
             servers, authority, mqtt_certificate_file=own.certificate, mqtt_key_file=own.key
         )
@@ -57,7 +58,7 @@ async def test_tls_with_a_client_certificate(tmp_path: Path) -> None:
 async def test_a_broker_of_another_authority_is_not_trusted(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     authority, other = Authority(tmp_path), Authority(tmp_path / "other")
-    with Servers(tmp_path / "s", kinds=["mosquitto"], tls=authority.listener()) as servers:
+    with servers_of_tests(tmp_path / "s", kinds=["mosquitto"], tls=authority.listener()) as servers:
         with structlog.testing.capture_logs() as logs:
             address = broker_address(settings(servers, other))
             async with running(address, plan("tls"), connected=False) as run:
