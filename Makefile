@@ -30,6 +30,7 @@ demo: setup ## the whole system on this machine, with a simulated fleet
 	@$(BIN)/scooter demo $(ARGS)
 
 test: setup ## all tests, on real servers
+	@$(UV) sync --quiet --frozen --all-extras --group node --python '$(PYTHON)'
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: setup ## style, format and types

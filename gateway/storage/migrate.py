@@ -8,6 +8,7 @@ from typing import Final
 import asyncpg
 
 from gateway.errors import GatewayError
+from gateway.storage.readers import grant_reads
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
@@ -45,7 +46,7 @@ class Migration:
 
 
 async def migrate(url: str, *, folder: Path = MIGRATIONS, wait_s: float = 60.0) -> list[str]:
-    """Apply what is pending; returns the names applied now.
+    """Apply what is pending, and grant what readers may read; returns the names applied now.
 
     Whoever comes second waits at most `wait_s` and finds nothing left to do. Raises
     MigrationError when an applied file was changed or the database is newer than this code.
@@ -62,6 +63,7 @@ async def migrate(url: str, *, folder: Path = MIGRATIONS, wait_s: float = 60.0) 
                 await connection.execute(
                     _NOTE, migration.version, migration.name, migration.checksum
                 )
+        await grant_reads(connection)
         return [migration.name for migration in todo]
     finally:
         await connection.close()

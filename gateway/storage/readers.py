@@ -1,6 +1,9 @@
 """What backend developers may read: user `reader` in Redis, role `scooter_reader` in Postgres."""
 
+from collections.abc import Mapping
 from typing import Final
+
+import asyncpg
 
 REDIS_READER: Final = "reader"
 """The user of Redis for backend developers."""
@@ -18,3 +21,110 @@ REDIS_READER_RIGHTS: Final = (
 )
 """The part of `user reader on >SECRET …` after the password: states, the two indexes and the
 channel of changes; not the history stream, leases or copies of the gateway."""
+
+Columns = tuple[str, ...]
+
+ALL: Final[Columns] = ()
+"""Every column, also one that a later migration adds."""
+
+READABLE: Final[Mapping[str, Columns]] = {
+    "late_reports": ALL,
+    "scooter_events": ALL,
+    "scooter_snapshots": ALL,
+    "scooter_state": ALL,
+    "scooters": (
+        "scooter_id",
+        "vehicle_id",
+        "vehicle_type",
+        "tags",
+        "metadata",
+        "standing",
+        "generation",
+        "registered_at",
+        "standing_at",
+        "credential_at",
+    ),
+}
+"""Tables and columns of Postgres for backend developers; partitions are read through these."""
+
+WITHHELD: Final = frozenset(
+    {
+        "access_audit",
+        "history_cursor",
+        "history_keys",
+        "operator_keys",
+        "operator_rights",
+        "operators",
+        "rejects",  # the first bytes of whatever anybody sent
+        "schema_migrations",
+    }
+)
+"""The gateway's own business, and secrets."""
+
+_ROLE_EXISTS: Final = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)"
+_MAY_ENTER: Final = "SELECT has_schema_privilege($1, current_schema(), 'USAGE')"
+_SCHEMA: Final = "SELECT quote_ident(current_schema())"
+_GRANTED: Final = """
+    SELECT c.relname, '' AS attname, acl.privilege_type
+    FROM pg_class c, aclexplode(c.relacl) acl, pg_roles r
+    WHERE c.relnamespace = current_schema()::regnamespace
+        AND acl.grantee = r.oid AND r.rolname = $1
+    UNION ALL
+    SELECT c.relname, a.attname, acl.privilege_type
+    FROM pg_class c, pg_attribute a, aclexplode(a.attacl) acl, pg_roles r
+    WHERE c.relnamespace = current_schema()::regnamespace
+        AND a.attrelid = c.oid AND NOT a.attisdropped
+        AND acl.grantee = r.oid AND r.rolname = $1
+"""
+_TABLES: Final = """
+    SELECT relname FROM pg_class
+    WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v')
+"""
+
+Grant = tuple[str, str, str]
+"""Table, column ("" for all of them), privilege."""
+
+
+async def grant_reads(connection: asyncpg.Connection, *, role: str = POSTGRES_READER) -> bool:
+    """Let `role` read what it may, and take away whatever else it was granted on our tables.
+
+    Returns whether there is such a role. Changes nothing that is right already.
+    """
+    if not await connection.fetchval(_ROLE_EXISTS, role):
+        return False
+    async with connection.transaction():
+        if not await connection.fetchval(_MAY_ENTER, role):
+            schema = await connection.fetchval(_SCHEMA)
+            await connection.execute(f'GRANT USAGE ON SCHEMA {schema} TO "{role}"')
+        wanted, granted = await _wanted(connection), await _granted(connection, role)
+        for table in sorted({table for table, _, _ in wanted ^ granted}):
+            await connection.execute(f'REVOKE ALL ON "{table}" FROM "{role}"')
+            if table in READABLE:
+                names = ", ".join(f'"{name}"' for name in READABLE[table])
+                columns = f" ({names})" if names else ""
+                await connection.execute(f'GRANT SELECT{columns} ON "{table}" TO "{role}"')
+    return True
+
+
+async def reads_missing(
+    connection: asyncpg.Connection | asyncpg.Pool, *, role: str = POSTGRES_READER
+) -> list[str] | None:
+    """Tables whose rights are not as `grant_reads` leaves them; None when there is no such role."""
+    if not await connection.fetchval(_ROLE_EXISTS, role):
+        return None
+    differing = await _wanted(connection) ^ await _granted(connection, role)
+    return sorted({table for table, _, _ in differing})
+
+
+async def _wanted(connection: asyncpg.Connection | asyncpg.Pool) -> set[Grant]:
+    tables = {row[0] for row in await connection.fetch(_TABLES)}
+    return {
+        (table, column, "SELECT")
+        for table, columns in READABLE.items()
+        if table in tables
+        for column in columns or ("",)
+    }
+
+
+async def _granted(connection: asyncpg.Connection | asyncpg.Pool, role: str) -> set[Grant]:
+    return {tuple(row) for row in await connection.fetch(_GRANTED, role)}
