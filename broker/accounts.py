@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import hmac
 import re
 import secrets
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ __all__ = [
     "password_entry",
     "read_logins",
     "secret_hash",
+    "secret_matches",
     "write_fixed_accounts",
     "write_passwords",
     "write_private",
@@ -63,6 +65,16 @@ def secret_hash(secret: str) -> str:
     digest = hashlib.pbkdf2_hmac("sha512", secret.encode(), salt, ITERATIONS)
     encoded = "$".join(base64.b64encode(part).decode() for part in (salt, digest))
     return f"$7${ITERATIONS}${encoded}"
+
+
+def secret_matches(secret: str, hashed: str) -> bool:
+    """Whether this is the secret of a `$7$` hash."""
+    found = _HASH.fullmatch(hashed)
+    if found is None:
+        return False
+    _, _, iterations, salt, digest = hashed.split("$")
+    mine = hashlib.pbkdf2_hmac("sha512", secret.encode(), base64.b64decode(salt), int(iterations))
+    return hmac.compare_digest(mine, base64.b64decode(digest))
 
 
 def password_entry(name: str, secret: str) -> str:

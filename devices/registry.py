@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
 
 import orjson
@@ -38,6 +38,9 @@ _CHUNK: Final = 1000
 _LOCK: Final = 0x5C00ACCE
 """The advisory lock of whoever renders the broker's files: a number nothing else here uses."""
 
+_IMPORT_LOCK: Final = 0x5C00ACCF
+"""The advisory lock of whoever imports."""
+
 _LOCK_POLL_S: Final = 0.1
 
 
@@ -70,12 +73,11 @@ class TagsError(FleetError):
 
 
 class RegistryBusy(FleetError):
-    """Another command works on the broker's files and did not finish in time."""
+    """Another command holds what this one needs and did not finish in time."""
 
-    def __init__(self, waited_s: float) -> None:
+    def __init__(self, doing: str, waited_s: float) -> None:
         super().__init__(
-            f"another command changes who gets in at the broker (waited {waited_s:.0f} s): "
-            "try again when it has ended"
+            f"another command {doing} (waited {waited_s:.0f} s): try again when it has ended"
         )
 
 
@@ -205,6 +207,20 @@ class Registry:
                 moved += len(details)
         return moved
 
+    async def activate(self, generations: Mapping[str, int], *, by: str) -> set[str]:
+        """Those that were handed over: from registered to active, if they are registered still
+        and have a credential of just this generation; which ones did."""
+        columns = (list(generations), list(generations.values()))
+        async with self._pool.acquire() as connection, connection.transaction():
+            active = {row[0] for row in await connection.fetch(sql.ACTIVATE, *columns)}
+            details = {each: {"from": Standing.REGISTERED} for each in sorted(active)}
+            await note(connection, str(Standing.ACTIVE), details, kind="scooter", by=by)
+        return active
+
+    async def unproved(self, kind: Kind) -> Sequence[str]:
+        """Scooters or keys that are out, and no audit row `kept out` proves it since then."""
+        return [row[0] for row in await self._pool.fetch(sql.UNPROVED, kind)]
+
     async def set_credentials(
         self,
         hashes: Mapping[str, str | None],
@@ -279,24 +295,31 @@ class Registry:
         have a credential, and active keys of active operators."""
         return dict(await self._pool.fetch(sql.LOGINS))
 
-    @asynccontextmanager
-    async def locked(self, *, wait_s: float = 60.0) -> AsyncGenerator[None, None]:
+    def locked(self, *, wait_s: float = 60.0) -> AbstractAsyncContextManager[None]:
         """Hold the lock that whoever renders the broker's files takes; raises RegistryBusy.
 
         Bound to one connection: a process that dies frees it.
         """
+        return self._hold(_LOCK, "changes who gets in at the broker", wait_s)
+
+    def importing(self, *, wait_s: float = 5.0) -> AbstractAsyncContextManager[None]:
+        """Hold the lock of an import, beside the other one; raises RegistryBusy."""
+        return self._hold(_IMPORT_LOCK, "imports scooters", wait_s)
+
+    @asynccontextmanager
+    async def _hold(self, number: int, doing: str, wait_s: float) -> AsyncGenerator[None, None]:
         async with self._pool.acquire() as connection:
             tries = max(1, round(wait_s / _LOCK_POLL_S))
-            while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
+            while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", number):
                 tries -= 1
                 if not tries:
-                    raise RegistryBusy(wait_s)
+                    raise RegistryBusy(doing, wait_s)
                 await asyncio.sleep(_LOCK_POLL_S)
             try:
                 yield
             finally:
                 if not connection.is_closed():
-                    await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
+                    await connection.execute("SELECT pg_advisory_unlock($1)", number)
 
 
 def _chunks(ids: list[str]) -> Iterator[list[str]]:

@@ -47,6 +47,31 @@ SET_STANDINGS: Final = """
     WHERE scooter_id = ANY ($1)
 """
 
+ACTIVATE: Final = """
+    UPDATE scooters s SET standing = 'active', standing_at = now()
+    FROM unnest($1::text[], $2::integer[]) AS g (scooter_id, generation)
+    WHERE s.scooter_id = g.scooter_id AND s.generation = g.generation
+        AND s.standing = 'registered' AND s.password_hash IS NOT NULL
+    RETURNING s.scooter_id
+"""
+
+# What came later is told by the audit's order; two rows of one instant are both later.
+UNPROVED: Final = """
+    WITH outside (kind, subject, since) AS (
+        SELECT 'scooter', scooter_id, standing_at FROM scooters
+        WHERE standing IN ('suspended', 'retired')
+        UNION ALL
+        SELECT 'key', login, standing_at FROM operator_keys WHERE standing = 'revoked'
+    )
+    SELECT subject FROM outside o
+    WHERE o.kind = $1 AND NOT EXISTS (
+        SELECT FROM access_audit a
+        WHERE a.subject = o.subject AND a.kind = o.kind AND a.action = 'kept out'
+            AND a.at >= o.since
+    )
+    ORDER BY subject
+"""
+
 SET_CREDENTIALS: Final = """
     UPDATE scooters s SET password_hash = g.hash, credential_at = now(),
         generation = s.generation + (g.hash IS NOT NULL)::int

@@ -26,7 +26,8 @@ HEARD: Final = frozenset({Standing.REGISTERED, Standing.ACTIVE})
 
 NEXT: Final = {
     Standing.REGISTERED: {Standing.ACTIVE, Standing.SUSPENDED, Standing.RETIRED},
-    Standing.ACTIVE: {Standing.SUSPENDED, Standing.RETIRED},
+    # Back to registered: it got a new secret, which was not handed over yet.
+    Standing.ACTIVE: {Standing.REGISTERED, Standing.SUSPENDED, Standing.RETIRED},
     # Back to registered: resumed without a credential, after it was revoked.
     Standing.SUSPENDED: {Standing.REGISTERED, Standing.ACTIVE, Standing.RETIRED},
     Standing.RETIRED: set[Standing](),
