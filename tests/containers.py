@@ -8,16 +8,20 @@ from pathlib import Path
 
 from testcontainers.core.container import DockerContainer
 
-from broker.accounts import password_entry
-from broker.config import SHIPPED_ACL, fill_config
-from gateway.local.mosquitto_server import mosquitto_serves
-from gateway.local.server_kinds import RedisSecrets, redis_config, redis_serves
+from broker.accounts import write_private
+from broker.certificates import ensure_authority
+from broker.config import SHIPPED_ACL, Ports, fill_config
+from gateway.local.mosquitto_server import ADMIN, GATEWAY, mosquitto_serves, write_accounts
+from gateway.local.server_kinds import RedisSecrets, reader_role, redis_config, redis_serves
+from gateway.storage.readers import POSTGRES_READER, REDIS_READER
+from tests.accounts import LOAD, LOAD_ACL
 from tests.services import MosquittoService, PostgresService, RedisService
 
 MOSQUITTO_IMAGE = "eclipse-mosquitto:2.0"
 REDIS_IMAGE = "redis:8-alpine"
 POSTGRES_IMAGE = "postgres:17-alpine"
-MQTT_PORT = 8884
+CONFIG = Path("/mosquitto/config")
+WATCH = Path(__file__).parents[1] / "broker" / "watch-passwords.sh"
 REDIS_PORT = 6379
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - inside a container; published on loopback
 SECRET = "only-for-tests"  # noqa: S105 - servers that live for one test session
@@ -25,26 +29,51 @@ SECRET = "only-for-tests"  # noqa: S105 - servers that live for one test session
 
 @contextmanager
 def mosquitto_container() -> Iterator[MosquittoService]:
+    """The folder of its files is shared: it loads a password file that is replaced here."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        text = fill_config(
-            port=MQTT_PORT,
-            address=EVERYWHERE,
-            data=Path("/mosquitto/data"),
-            passwords=Path("/mosquitto/config/passwords"),
-            acl=Path("/mosquitto/config/acl"),
+        _write_broker_files(Path(name))
+        container = (
+            DockerContainer(MOSQUITTO_IMAGE)
+            .with_volume_mapping(name, str(CONFIG), "ro")
+            .with_volume_mapping(str(WATCH), f"/{WATCH.name}", "ro")
+            .with_command(
+                f"/{WATCH.name} {CONFIG}/passwords {CONFIG}/authority/server.crt -- "
+                f"mosquitto -c {CONFIG}/mosquitto.conf"
+            )
         )
-        (folder / "mosquitto.conf").write_text(text)
-        (folder / "acl").write_text(SHIPPED_ACL.read_text())
-        (folder / "passwords").write_text(password_entry("gateway", SECRET) + "\n")
-        folder.chmod(0o755)  # the container's user is another one
-        container = DockerContainer(MOSQUITTO_IMAGE).with_volume_mapping(
-            name, "/mosquitto/config", "ro"
-        )
-        with container.with_exposed_ports(MQTT_PORT) as running:
-            host, port = _address(running, MQTT_PORT)
+        ports = Ports()
+        published = (ports.internal, ports.operators, ports.scooters)
+        with container.with_exposed_ports(*published) as running:
+            host, port = _address(running, ports.internal)
             _wait(lambda: mosquitto_serves(host, port, SECRET), "Mosquitto", running)
-            yield MosquittoService(host, port, "gateway", SECRET)
+            yield MosquittoService(
+                host,
+                port,
+                GATEWAY,
+                SECRET,
+                operators_port=_address(running, ports.operators)[1],
+                scooters_port=_address(running, ports.scooters)[1],
+                authority_file=Path(name) / "authority" / "ca.crt",
+                admin_password=SECRET,
+                password_file=Path(name) / "passwords",
+                reload="watched",
+            )
+
+
+def _write_broker_files(folder: Path) -> None:
+    ensure_authority(folder / "authority")
+    text = fill_config(
+        internal_address=EVERYWHERE,
+        data=Path("/mosquitto/data"),
+        passwords=CONFIG / "passwords",
+        acl=CONFIG / "acl",
+        certificate=CONFIG / "authority" / "server.crt",
+        key=CONFIG / "authority" / "server.key",
+        user="root",  # there; it must read files that are private to us here
+    )
+    write_private(folder / "mosquitto.conf", text)
+    write_private(folder / "acl", SHIPPED_ACL.read_text() + LOAD_ACL)
+    write_accounts(folder, {GATEWAY: SECRET, ADMIN: SECRET, LOAD.username: LOAD.password})
 
 
 @contextmanager
@@ -67,7 +96,11 @@ def redis_container() -> Iterator[RedisService]:
             host, port = _address(running, REDIS_PORT)
             _wait(lambda: redis_serves(host, port, SECRET), "Redis", running)
             at = f"{host}:{port}/0"
-            yield RedisService(f"redis://gateway:{SECRET}@{at}", f"redis://:{SECRET}@{at}")
+            yield RedisService(
+                f"redis://gateway:{SECRET}@{at}",
+                f"redis://:{SECRET}@{at}",
+                f"redis://{REDIS_READER}:{SECRET}@{at}",
+            )
 
 
 @contextmanager
@@ -84,7 +117,11 @@ def postgres_container() -> Iterator[PostgresService]:
         # The image starts a first server on its Unix socket alone, so this asks over TCP.
         probe = "pg_isready --quiet --host=127.0.0.1 --username=scooter --dbname=scooters"
         _wait(lambda: running.exec(probe).exit_code == 0, "Postgres", running)
-        yield PostgresService(f"postgresql://scooter:{SECRET}@{host}:{port}/scooters")
+        running.exec(["psql", "-U", "scooter", "-d", "scooters", "-c", reader_role(SECRET)])
+        at = f"{host}:{port}/scooters"
+        yield PostgresService(
+            f"postgresql://scooter:{SECRET}@{at}", f"postgresql://{POSTGRES_READER}:{SECRET}@{at}"
+        )
 
 
 def _address(container: DockerContainer, port: int) -> tuple[str, int]:
