@@ -25,9 +25,12 @@ class Bad:
     id: str | None = None
 
     @property
+    def scooter_id(self) -> str:
+        return f"BAD-{self.kind.replace(' ', '-')}" if self.id is None else self.id
+
+    @property
     def topic(self) -> str:
-        scooter_id = f"BAD-{self.kind.replace(' ', '-')}" if self.id is None else self.id
-        return f"scooters/{scooter_id}/{self.uplink}"
+        return f"scooters/{self.scooter_id}/{self.uplink}"
 
 
 BAD = [
@@ -76,11 +79,13 @@ async def _rejects(system: System, count: int) -> list[asyncpg.Record]:
 async def test_each_kind_of_bad_message_becomes_a_reject_and_harms_nothing_beside_it(
     system: System,
 ) -> None:
+    goods = [f"GOOD-{number:03d}" for number in range(len(BAD))]
+    await system.register(*goods, *(bad.scooter_id for bad in BAD if bad.id is None))
     gateway = await (await system.gateway()).ready()
     began = datetime.now(tz=UTC) - timedelta(seconds=1)
     messages = []
     for number, bad in enumerate(BAD):
-        good = Message(f"scooters/GOOD-{number:03d}/telemetry", b'{"batt":%d}' % number)
+        good = Message(f"scooters/{goods[number]}/telemetry", b'{"batt":%d}' % number)
         messages += [good, Message(bad.topic, bad.payload, bad.retain)]
     await publish(system.mqtt_port, *messages)
 
@@ -95,8 +100,8 @@ async def test_each_kind_of_bad_message_becomes_a_reject_and_harms_nothing_besid
         assert began <= row["first_at"] <= row["last_at"] <= datetime.now(tz=UTC)
         known = bad.id is None
         assert row["scooter_id"] == (bad.topic.split("/")[1] if known else None)
-    goods = await system.states([f"GOOD-{number:03d}" for number in range(len(BAD))])
-    assert [state["battery_percent"] for state in goods] == [str(n) for n in range(len(BAD))]
+    states = await system.states(goods)
+    assert [state["battery_percent"] for state in states] == [str(n) for n in range(len(BAD))]
     page = await gateway.balanced()
     assert (page.outcome("rejected"), page.outcome("applied")) == (len(BAD), len(BAD))
 
@@ -104,6 +109,7 @@ async def test_each_kind_of_bad_message_becomes_a_reject_and_harms_nothing_besid
 async def test_a_retained_report_of_before_is_a_reject_when_the_gateway_comes(
     system: System,
 ) -> None:
+    await system.register("RETAINED-1")
     stale = Message("scooters/RETAINED-1/telemetry", b'{"batt":1}', retain=True)
     status = Message("scooters/RETAINED-1/status", b'{"s":"online","ivl":60}', retain=True)
     await publish(system.mqtt_port, stale, status)
@@ -124,6 +130,7 @@ async def test_a_retained_report_of_before_is_a_reject_when_the_gateway_comes(
 async def test_a_report_that_is_retained_while_the_gateway_listens_is_a_reject_too(
     system: System,
 ) -> None:
+    await system.register("RETAINED-2")
     gateway = await (await system.gateway()).ready()
     birth = Message("scooters/RETAINED-2/status", b'{"s":"online","ivl":60}', retain=True)
     retained = Message("scooters/RETAINED-2/telemetry", b'{"batt":1}', retain=True)
@@ -138,6 +145,7 @@ async def test_a_report_that_is_retained_while_the_gateway_listens_is_a_reject_t
 
 
 async def test_the_same_bad_message_many_times_is_one_row_with_a_count(system: System) -> None:
+    await system.register("SC-0001")
     await (await system.gateway()).ready()
     bad = Message("scooters/SC-0001/telemetry", b"?")
     await publish(system.mqtt_port, *[bad] * 50)
@@ -153,6 +161,7 @@ async def test_the_same_bad_message_many_times_is_one_row_with_a_count(system: S
 async def test_the_good_samples_of_a_batch_are_kept_and_the_batch_is_filed_too(
     system: System,
 ) -> None:
+    await system.register("SC-0001")
     await (await system.gateway()).ready()
     batch = (
         b'[{"boot":1,"seq":1,"batt":90},{"boot":1,"seq":2,"batt":900},{"boot":1,"seq":3,"batt":88}]'
@@ -168,8 +177,9 @@ async def test_the_good_samples_of_a_batch_are_kept_and_the_batch_is_filed_too(
 
 
 async def test_a_clock_that_cannot_be_right_is_not_believed(system: System) -> None:
-    await (await system.gateway()).ready()
     clocks = {"SC-1970": b"1", "SC-5138": b"99999999999999", "SC-2026": b"1767268800123"}
+    await system.register(*clocks)
+    await (await system.gateway()).ready()
     messages = [
         Message(f"scooters/{scooter_id}/telemetry", b'{"ts":%s,"boot":1,"seq":1,"batt":50}' % ts)
         for scooter_id, ts in clocks.items()

@@ -8,7 +8,7 @@ import pytest
 from gateway.local.servers import Servers
 from tests.e2e.system import System, until
 from tests.eventually import eventually
-from tests.fleet import EventSender, Fleet
+from tests.fleet import EventSender
 from tests.gateway_process import GatewayProcess
 from tests.load import Load
 
@@ -45,8 +45,8 @@ def _crash(servers: Servers) -> None:
 async def test_events_through_a_broker_that_goes_twice_are_all_stored_exactly_once(
     system: System, fault: Callable[[Servers], None]
 ) -> None:
+    fleet, enough = await system.fleet("B", SCOOTERS), asyncio.Event()
     gateway = await (await system.gateway()).ready()
-    fleet, enough = Fleet("B", SCOOTERS), asyncio.Event()
     load = Load(system.mqtt_port, fleet.streams(3, until=enough), rate=RATE)
     loading = asyncio.create_task(load.run(within_s=150))
     async with EventSender(system.mqtt_port).running() as events:
@@ -74,9 +74,9 @@ async def test_events_through_a_broker_that_goes_twice_are_all_stored_exactly_on
 
 
 async def test_what_an_orderly_restart_of_the_broker_finds_queued_arrives(system: System) -> None:
+    fleet = await system.fleet("W", SCOOTERS)
     gateway = await (await system.gateway()).ready()
     assert await gateway.terminate() == 0
-    fleet = Fleet("W", SCOOTERS)
     await Load(system.mqtt_port, fleet.streams(2, laps=4)).run(within_s=60)
     await asyncio.to_thread(_restart, system.servers)
     await (await gateway.start()).ready()
@@ -86,8 +86,8 @@ async def test_what_an_orderly_restart_of_the_broker_finds_queued_arrives(system
 
 
 async def test_a_broker_that_freezes_is_left_and_met_again(system: System) -> None:
+    fleet, enough = await system.fleet("Z", SCOOTERS), asyncio.Event()
     gateway = await (await system.gateway(echo_period_s=1.0, mqtt_keepalive_s=5)).ready()
-    fleet, enough = Fleet("Z", SCOOTERS), asyncio.Event()
     load = Load(system.mqtt_port, fleet.streams(2, until=enough), rate=RATE)
     loading = asyncio.create_task(load.run(within_s=120))
     async with EventSender(system.mqtt_port).running() as events:

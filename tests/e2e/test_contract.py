@@ -35,6 +35,7 @@ def _uplinks() -> list[tuple[Uplink, bytes]]:
 async def test_every_example_payload_ends_in_its_outcome_and_none_is_a_reject(
     system: System,
 ) -> None:
+    await system.register(*(f"README-{number:03d}" for number in range(len(_uplinks()))))
     gateway = await (await system.gateway()).ready()
     expected = dict.fromkeys(OUTCOMES.values(), 0)
     for number, (uplink, payload) in enumerate(_uplinks()):
@@ -59,6 +60,7 @@ async def test_every_example_payload_ends_in_its_outcome_and_none_is_a_reject(
 
 
 async def test_the_examples_of_one_scooter_in_their_order_leave_no_reject(system: System) -> None:
+    await system.register("SC-0001")
     gateway = await (await system.gateway()).ready()
     messages = [
         Message(topics.uplink("SC-0001", uplink), payload, uplink is Uplink.STATUS)
@@ -78,6 +80,7 @@ async def test_the_examples_of_one_scooter_in_their_order_leave_no_reject(system
 
 
 async def test_each_version_of_mqtt_may_report(system: System) -> None:
+    await system.register(*(f"SC-MQTT-{protocol}" for protocol in aiomqtt.ProtocolVersion))
     await (await system.gateway()).ready()
     for protocol in aiomqtt.ProtocolVersion:
         scooter_id = f"SC-MQTT-{protocol}"

@@ -17,6 +17,7 @@ async def test_neither_positions_nor_secrets_are_logged_whatever_goes_wrong(
     system: System,
 ) -> None:
     servers = system.servers
+    await system.register(DISCREET)
     gateway = await (await system.gateway(log_level="debug", echo_period_s=1.0)).ready()
     position = f'"lat":{LAT},"lon":{LON}'
     topic = f"scooters/{DISCREET}"

@@ -8,7 +8,6 @@ import pytest
 
 from tests.e2e.system import System
 from tests.eventually import eventually
-from tests.fleet import Fleet
 from tests.gateway_process import GatewayProcess
 from tests.load import Load
 
@@ -34,7 +33,7 @@ async def test_200000_reports_and_three_kills_end_in_each_scooters_last_report(
     seed = time.time_ns()
     chance = random.Random(seed)  # noqa: S311 - moments, not secrets
     print(f"seed {seed}")  # noqa: T201 - told when it fails
-    fleet = Fleet("K", SCOOTERS)
+    fleet = await system.fleet("K", SCOOTERS)
     load = Load(system.mqtt_port, fleet.streams(4, laps=LAPS), rate=RATE)
     gateway = await (await system.gateway(snapshot_period_s=5)).ready()
     loading = asyncio.create_task(load.run(within_s=240))

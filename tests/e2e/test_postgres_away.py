@@ -40,8 +40,8 @@ async def _assert_live(system: System, fleet: Fleet, before: int) -> int:
 async def test_postgres_away_for_ten_periods_costs_resolution_and_nothing_else(
     system: System,
 ) -> None:
+    fleet, enough = await system.fleet("P", SCOOTERS), asyncio.Event()
     gateway = await (await system.gateway()).ready()
-    fleet, enough = Fleet("P", SCOOTERS), asyncio.Event()
     load = Load(system.mqtt_port, fleet.streams(4, until=enough), rate=RATE)
     events = EventSender(system.mqtt_port, resend_s=3.0)
     loading = asyncio.create_task(load.run(within_s=150))
@@ -81,7 +81,7 @@ async def test_postgres_away_for_ten_periods_costs_resolution_and_nothing_else(
 
 
 async def test_a_gateway_that_starts_without_postgres_keeps_the_states(system: System) -> None:
-    fleet = Fleet("Q", 50)
+    fleet = await system.fleet("Q", 50)
     first = await (await system.gateway()).ready()
     await Load(system.mqtt_port, fleet.streams(1, laps=1)).run(within_s=30)
     await system.caught_up(fleet)
@@ -100,9 +100,9 @@ async def test_a_gateway_that_starts_without_postgres_keeps_the_states(system: S
 async def test_postgres_that_dies_or_freezes_under_load_gets_everything_once(
     system: System, fault: str
 ) -> None:
+    fleet, enough = await system.fleet("F", 500), asyncio.Event()
     gateway = await (await system.gateway()).ready()
     postgres = system.servers.postgres
-    fleet, enough = Fleet("F", 500), asyncio.Event()
     load = Load(system.mqtt_port, fleet.streams(2, until=enough), rate=1_000.0)
     loading = asyncio.create_task(load.run(within_s=120))
     async with EventSender(system.mqtt_port).running() as events:

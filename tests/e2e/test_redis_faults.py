@@ -41,8 +41,8 @@ async def _emptied_under_load(system: System, gateway: GatewayProcess, fleet: Fl
 async def test_redis_emptied_under_load_settles_nothing_until_the_states_are_back(
     system: System,
 ) -> None:
-    gateway = await (await system.gateway()).ready()
-    parked, riding, enough = Fleet("PARKED", PARKED), Fleet("RIDING", RIDING), asyncio.Event()
+    parked, riding = await system.fleet("PARKED", PARKED), await system.fleet("RIDING", RIDING)
+    gateway, enough = await (await system.gateway()).ready(), asyncio.Event()
     await Load(system.mqtt_port, parked.streams(2, laps=3)).run(within_s=30)
     await Load(system.mqtt_port, riding.streams(2, laps=1)).run(within_s=30)
     await system.caught_up(riding)
@@ -74,7 +74,7 @@ async def test_redis_emptied_under_load_settles_nothing_until_the_states_are_bac
 async def test_an_empty_redis_at_start_is_refilled_before_anything_is_settled(
     system: System,
 ) -> None:
-    fleet = Fleet("E", 200)
+    fleet, one = await system.fleet("E", 200), await system.fleet("NEW", 1)
     gateway = await (await system.gateway()).ready()
     await Load(system.mqtt_port, fleet.streams(1, laps=2)).run(within_s=30)
     await system.caught_up(fleet)
@@ -83,7 +83,6 @@ async def test_an_empty_redis_at_start_is_refilled_before_anything_is_settled(
     await gateway.terminate()
     await system.redis.flushall()
     await (await system.gateway()).ready()
-    one = Fleet("NEW", 1)
     await Load(system.mqtt_port, one.streams(1, laps=1)).run(within_s=30)
     await system.caught_up(one)
     assert await system.states(fleet.ids) == before
@@ -93,9 +92,9 @@ async def test_an_empty_redis_at_start_is_refilled_before_anything_is_settled(
 async def test_redis_that_dies_or_freezes_under_load_loses_no_settled_message(
     system: System, fault: str
 ) -> None:
+    fleet, enough = await system.fleet("R", RIDING), asyncio.Event()
     gateway = await (await system.gateway()).ready()
     redis = system.servers.redis
-    fleet, enough = Fleet("R", RIDING), asyncio.Event()
     load = Load(system.mqtt_port, fleet.streams(4, until=enough), rate=RATE)
     loading = asyncio.create_task(load.run(within_s=120))
     # Never again: what the broker confirmed once is the gateway's to keep.

@@ -4,13 +4,14 @@ import asyncio
 
 from tests.e2e.system import LEASE_S, System, until
 from tests.eventually import eventually
-from tests.fleet import EventSender, Fleet
+from tests.fleet import EventSender
 from tests.gateway_process import GatewayProcess
 from tests.load import Load
 
 SCOOTERS = 500
 RATE = 1_000.0
 EVENTS = 50
+ORPHANS = [f"SC-{number:04d}" for number in range(EVENTS)]
 CONNECTIONS = ("telemetry", "events", "control", "downlink")
 
 
@@ -28,10 +29,10 @@ async def _connects(gateway: GatewayProcess) -> list[float]:
 
 
 async def test_a_frozen_gateway_finds_its_name_taken_and_stands_by(system: System) -> None:
+    fleet, enough = await system.fleet("F", SCOOTERS), asyncio.Event()
     first = await (await system.gateway("one")).ready()
     second = await system.gateway("one")
     await _stands_by(second)
-    fleet, enough = Fleet("F", SCOOTERS), asyncio.Event()
     load = Load(system.mqtt_port, fleet.streams(2, until=enough), rate=RATE)
     loading = asyncio.create_task(load.run(within_s=120))
     async with EventSender(system.mqtt_port).running() as events:
@@ -66,10 +67,10 @@ async def test_a_frozen_gateway_finds_its_name_taken_and_stands_by(system: Syste
 async def test_a_standby_takes_over_at_once_from_a_gateway_that_stops_in_order(
     system: System,
 ) -> None:
+    fleet = await system.fleet("O", SCOOTERS)
     first = await (await system.gateway("one", lease_s=60)).ready()
     second = await system.gateway("one", lease_s=1)
     await _stands_by(second)
-    fleet = Fleet("O", SCOOTERS)
     loading = asyncio.create_task(
         Load(system.mqtt_port, fleet.streams(2, laps=6), rate=RATE).run(within_s=60)
     )
@@ -83,10 +84,10 @@ async def test_a_standby_takes_over_at_once_from_a_gateway_that_stops_in_order(
 async def test_gateways_with_different_names_share_telemetry_and_write_snapshots_once(
     system: System,
 ) -> None:
+    fleet = await system.fleet("S", SCOOTERS)
     gateways = [
         await (await system.gateway(name, mqtt_shared=True)).ready() for name in ("one", "two")
     ]
-    fleet = Fleet("S", SCOOTERS)
     async with EventSender(system.mqtt_port).running() as events:
         for number in range(EVENTS):
             events.happen(fleet.ids[number], "shared")
@@ -108,6 +109,7 @@ async def test_gateways_with_different_names_share_telemetry_and_write_snapshots
 
 
 async def test_events_go_to_the_other_gateway_when_the_first_one_ends(system: System) -> None:
+    await system.register(*ORPHANS)
     names = ("one", "two")
     gateways = [await (await system.gateway(name, mqtt_shared=True)).ready() for name in names]
 
@@ -117,8 +119,8 @@ async def test_events_go_to_the_other_gateway_when_the_first_one_ends(system: Sy
     assert await primary() == [1, 0]
     async with EventSender(system.mqtt_port).running() as events:
         await gateways[0].kill()
-        for number in range(EVENTS):
-            events.happen(f"SC-{number:04d}", "orphaned")
+        for scooter_id in ORPHANS:
+            events.happen(scooter_id, "orphaned")
         await _receipted(events, EVENTS)
     assert (await gateways[1].metrics()).value("primary") == 1
     rows = await system.ask("SELECT count(*) AS n FROM scooter_events")
@@ -126,6 +128,7 @@ async def test_events_go_to_the_other_gateway_when_the_first_one_ends(system: Sy
 
 
 async def test_a_gateway_that_stands_by_never_takes_the_events(system: System) -> None:
+    await system.register(*ORPHANS)
     other = await (await system.gateway("other", mqtt_shared=True)).ready()
     first = await (await system.gateway("one", mqtt_shared=True)).ready()
     second = await system.gateway("one", mqtt_shared=True)
@@ -136,8 +139,8 @@ async def test_a_gateway_that_stands_by_never_takes_the_events(system: System) -
     await _stands_by(first)
     async with EventSender(system.mqtt_port).running() as events:
         await other.kill()
-        for number in range(EVENTS):
-            events.happen(f"SC-{number:04d}", "orphaned")
+        for scooter_id in ORPHANS:
+            events.happen(scooter_id, "orphaned")
         await _receipted(events, EVENTS)
     primaries = [(await each.metrics()).value("primary") for each in (first, second)]
     assert primaries == [0, 1]

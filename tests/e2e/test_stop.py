@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.system import System, until
 from tests.eventually import eventually
-from tests.fleet import EventSender, Fleet
+from tests.fleet import EventSender
 from tests.load import Load
 
 SCOOTERS = 500
@@ -17,8 +17,8 @@ STOPS = 3
 async def test_sigterm_under_load_ends_the_gateway_within_ten_seconds_and_loses_nothing(
     system: System,
 ) -> None:
+    fleet = await system.fleet("T", SCOOTERS)
     gateway = await (await system.gateway()).ready()
-    fleet = Fleet("T", SCOOTERS)
     load = Load(system.mqtt_port, fleet.streams(2, laps=40), rate=RATE)
     loading = asyncio.create_task(load.run(within_s=120))
     for _ in range(STOPS):
@@ -38,8 +38,8 @@ async def test_sigterm_under_load_ends_the_gateway_within_ten_seconds_and_loses_
 async def test_sigterm_ends_the_gateway_within_ten_seconds_while_a_server_is_frozen(
     system: System, away: str
 ) -> None:
+    fleet = await system.fleet("U", SCOOTERS)
     gateway = await (await system.gateway()).ready()
-    fleet = Fleet("U", SCOOTERS)
     server = getattr(system.servers, away)
     loading = asyncio.create_task(
         Load(system.mqtt_port, fleet.streams(1, laps=4), rate=RATE).run(within_s=90)
