@@ -1,6 +1,6 @@
 """What backend developers may read: user `reader` in Redis, role `scooter_reader` in Postgres."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import asyncpg
@@ -28,6 +28,28 @@ ALL: Final[Columns] = ()
 """Every column, also one that a later migration adds."""
 
 READABLE: Final[Mapping[str, Columns]] = {
+    "command_moves": ALL,
+    "commands": (
+        "request_id",
+        "issued",
+        "operator",
+        "login",
+        "ref",
+        "scooter_id",
+        "command",
+        "params",
+        "ttl_s",
+        "requested_at",
+        "received_at",
+        "expires_at",
+        "reason",
+        "force",
+        "status",
+        "detail",
+        "moves",
+        "moved_at",
+        "sends",
+    ),
     "late_reports": ALL,
     "scooter_events": ALL,
     "scooter_snapshots": ALL,
@@ -50,6 +72,8 @@ READABLE: Final[Mapping[str, Columns]] = {
 WITHHELD: Final = frozenset(
     {
         "access_audit",
+        "command_numbers",
+        "command_replies",
         "history_cursor",
         "history_keys",
         "operator_keys",
@@ -76,9 +100,11 @@ _GRANTED: Final = """
         AND a.attrelid = c.oid AND NOT a.attisdropped
         AND acl.grantee = r.oid AND r.rolname = $1
 """
-_TABLES: Final = """
-    SELECT relname FROM pg_class
-    WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v')
+_COLUMNS: Final = """
+    SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+    WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = ANY ($1::text[])
+        AND a.attnum > 0 AND NOT a.attisdropped
+    ORDER BY 1, a.attnum
 """
 
 Grant = tuple[str, str, str]
@@ -99,14 +125,11 @@ async def grant_reads(connection: asyncpg.Connection, *, role: str = POSTGRES_RE
         wanted, granted = await _wanted(connection), await _granted(connection, role)
         for table in sorted({table for table, _, _ in wanted ^ granted}):
             await connection.execute(f'REVOKE ALL ON "{table}" FROM "{role}"')
-            if table in READABLE:
-                names = ", ".join(f'"{name}"' for name in READABLE[table])
-                columns = f" ({names})" if names else ""
-                await connection.execute(f'GRANT SELECT{columns} ON "{table}" TO "{role}"')
+            await _grant(connection, table, sorted(c for t, c, _ in wanted if t == table), role)
     return True
 
 
-async def reads_missing(
+async def reads_differing(
     connection: asyncpg.Connection | asyncpg.Pool, *, role: str = POSTGRES_READER
 ) -> list[str] | None:
     """Tables whose rights are not as `grant_reads` leaves them; None when there is no such role."""
@@ -116,13 +139,22 @@ async def reads_missing(
     return sorted({table for table, _, _ in differing})
 
 
+async def _grant(
+    connection: asyncpg.Connection, table: str, columns: Sequence[str], role: str
+) -> None:
+    if columns:
+        names = ", ".join(f'"{name}"' for name in columns if name)
+        listed = f" ({names})" if names else ""
+        await connection.execute(f'GRANT SELECT{listed} ON "{table}" TO "{role}"')
+
+
 async def _wanted(connection: asyncpg.Connection | asyncpg.Pool) -> set[Grant]:
-    tables = {row[0] for row in await connection.fetch(_TABLES)}
+    """Of what is readable, what this database has."""
+    rows = await connection.fetch(_COLUMNS, list(READABLE))
     return {
-        (table, column, "SELECT")
-        for table, columns in READABLE.items()
-        if table in tables
-        for column in columns or ("",)
+        (table, column if READABLE[table] else "", "SELECT")
+        for table, column in rows
+        if column in (READABLE[table] or (column,))
     }
 
 
