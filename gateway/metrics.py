@@ -14,6 +14,7 @@ from gateway.links.delivery import Outcome
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 BATCH_SIZES = (1, 4, 16, 64, 256, 1024)
+REJECT_REASONS = ("message", "unknown", "suspended", "retired")
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
 
@@ -119,6 +120,22 @@ class Metrics:
         )
         self.presence = Counter(
             "gateway_presence_changes", "Presence changes.", ["presence"], registry=registry
+        )
+        self.rejects = Counter(
+            "gateway_rejects",
+            "Deliveries rejected, by why: unknown, suspended or retired scooter, or the message.",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in REJECT_REASONS:
+            self.rejects.labels(reason=reason)
+        self.registry_scooters = Gauge(
+            "gateway_registry_scooters", "Scooters in the registry as known.", registry=registry
+        )
+        self.registry_age_s = Gauge(
+            "gateway_registry_age_seconds",
+            "Time since Postgres last confirmed what is known of the registry.",
+            registry=registry,
         )
         self.primary = Gauge(
             "gateway_primary",

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
@@ -91,13 +91,16 @@ async def open_postgres(
 
 
 @asynccontextmanager
-async def transaction(connection: asyncpg.Connection) -> AsyncGenerator[None, None]:
+async def transaction(
+    connection: asyncpg.Connection,
+    **options: Any,  # noqa: ANN401 - as the driver takes them
+) -> AsyncGenerator[None, None]:
     """A transaction, or a savepoint within one, that can be cancelled while Postgres is frozen.
 
     The driver's own would wait for the answer to its ROLLBACK, and turn a cancellation into a
     TimeoutError. Where no answer can be expected, this one drops the connection instead.
     """
-    block = connection.transaction()
+    block = connection.transaction(**options)
     try:
         await block.start()
         yield
