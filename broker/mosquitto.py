@@ -80,8 +80,11 @@ class MosquittoBroker:
                     f"written to {self._file}.fixed. Give the right one."
                 )
             taken_over_at, started = datetime.now(UTC), monotonic()
-            returned = await connection.taken_over(self._hold_s)
-            return Ended(client_id, taken_over_at, monotonic() - started, returned)
+            returned = await connection.ended(self._hold_s)
+            held_s = monotonic() - started
+        if returned:  # or the broker itself is gone, which raises BrokerAway here
+            await self._lets_in(new_secret(), until=monotonic())
+        return Ended(client_id, taken_over_at, held_s, returned)
 
     async def _prove(self, written: Written) -> None:
         """The broker has this very file once the canary's new secret is right, and only that."""

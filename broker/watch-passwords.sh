@@ -1,0 +1,52 @@
+#!/bin/sh
+# Runs the broker and has it load its files again when one of those watched is another one.
+#
+#   watch-passwords.sh FILE… -- mosquitto -c /mosquitto/config/mosquitto.conf
+#
+# For a container that shares a volume with whoever replaces the password file. Watch the password
+# file and the server's certificate. Needs a POSIX shell and `head`; ends as the broker ends.
+set -u
+
+files=0
+for argument; do
+    [ "$argument" = -- ] && break
+    files=$((files + 1))
+done
+if [ "$files" -eq 0 ] || [ $((files + 1)) -ge $# ]; then
+    echo "usage: $0 FILE... -- COMMAND..." >&2
+    exit 64
+fi
+
+# The first lines tell: the canary's hash is new in each password file, and the serial number in
+# each certificate. Inode numbers are used again, and a time may be the same second.
+marks() {
+    number=0
+    for file; do
+        [ "$number" -eq "$files" ] && break
+        number=$((number + 1))
+        head -n 4 "$file" 2>/dev/null
+    done
+}
+
+start() {
+    shift $((files + 1))
+    "$@" &
+    broker=$!
+}
+
+# Before the start: what is replaced while the broker starts is loaded once more.
+known=$(marks "$@")
+start "$@"
+trap 'kill -TERM "$broker" 2>/dev/null' TERM INT
+trap 'kill -HUP "$broker" 2>/dev/null' HUP
+
+while kill -0 "$broker" 2>/dev/null; do
+    # A fraction is more than POSIX promises.
+    sleep 0.2 2>/dev/null || sleep 1
+    found=$(marks "$@")
+    if [ "$found" != "$known" ]; then
+        known=$found
+        kill -HUP "$broker" 2>/dev/null
+    fi
+done
+wait "$broker"
