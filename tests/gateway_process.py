@@ -91,6 +91,11 @@ class GatewayProcess:
         return self._process.pid
 
     @property
+    def has_postgres(self) -> bool:
+        """Without, it has no registry and hears everybody."""
+        return "postgres_url" in self._settings
+
+    @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
@@ -143,6 +148,15 @@ class GatewayProcess:
 
         await eventually(probe, within_s=within_s, what=f"readiness; {self.log[-500:]}")
         return self
+
+    async def knows(self, scooters: int) -> None:
+        """Return once its copy of the registry has at least as many scooters."""
+
+        async def probe() -> bool:
+            page = await self.page()
+            return page is not None and page.value("registry_scooters") >= scooters
+
+        await eventually(probe, within_s=READY_S, what=f"{scooters} scooters that are known")
 
     async def kill(self) -> None:
         """SIGKILL; returns when it is gone."""

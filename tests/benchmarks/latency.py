@@ -9,10 +9,9 @@ from tests.benchmarks.child import BenchmarkFailed
 from tests.benchmarks.figures import percentile
 from tests.benchmarks.load import connect_packet, publish_packet, report
 from tests.benchmarks.scenes import Scene
-from tests.benchmarks.stage import Applied, Run, Stage, Subject
+from tests.benchmarks.stage import PROBE, Applied, Run, Stage, Subject
 from tests.benchmarks.throughput import highest_rate
 
-PROBE = "probe-000000"
 LOST_S = 10.0
 PROBE_EVERY_S = 0.015
 

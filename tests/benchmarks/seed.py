@@ -15,11 +15,11 @@ from typing import Final
 import asyncpg
 
 from tests.benchmarks.child import Child
-from tests.benchmarks.latency import PROBE, Visible, at_rate, visible_in_redis
+from tests.benchmarks.latency import Visible, at_rate, visible_in_redis
 from tests.benchmarks.load import Load
 from tests.benchmarks.scenes import Scene
 from tests.benchmarks.snapshots import write_one_round
-from tests.benchmarks.stage import Applied, Stage, Subject
+from tests.benchmarks.stage import PROBE, Applied, Stage, Subject
 
 INTERVAL_S: Final = 10
 PERIOD_LAPS: Final = 3

@@ -23,12 +23,16 @@ from tests.certificates import Authority
 from tests.command_line import environment
 from tests.eventually import eventually
 from tests.gateway_process import GatewayProcess, Page
+from tests.registration import register
 from tests.services import servers_of_tests
 
 NEVER_S: Final = 86_400
 """A snapshot period that does not end within a run: rounds are measured by themselves."""
 
 STALLED_S: Final = 60.0
+
+PROBE: Final = "probe-000000"
+"""One scooter more than a load has: see `tests.benchmarks.latency`."""
 
 Applied = Callable[["Load", Sequence[str]], Awaitable[bool]]
 """Whether the last report of each of these scooters can be read."""
@@ -82,6 +86,7 @@ class Stage:
         self._folder = folder
         self.log = (folder / "children.log").open("ab")
         self._laps: dict[str, int] = {}
+        self._registered: set[str] = set()
 
     def pids(self) -> dict[str, int]:
         servers = self.servers
@@ -142,6 +147,7 @@ class Stage:
         `applied` looks elsewhere than in Redis; `also` ends what was published beside the load
         and returns how many reports that were.
         """
+        await self._register(load, subjects)
         before = sum([await each.applied() for each in subjects.values()])
         host, port = self.servers.mqtt_host, self.servers.mqtt_port
         if tls:
@@ -164,6 +170,20 @@ class Stage:
         if not await look(load, load.scooter_ids()):
             raise BenchmarkFailed("a scooter's last report was not applied")
         return Run(messages, seconds, used)
+
+    async def _register(self, load: Load, subjects: Mapping[str, Subject]) -> None:
+        """Have our gateways hear the load's scooters and the probe."""
+        ours = [
+            each.process for each in subjects.values() if isinstance(each.process, GatewayProcess)
+        ]
+        new = {PROBE, *load.scooter_ids()} - self._registered
+        if not any(each.has_postgres for each in ours):
+            return
+        if new:
+            await register(self.servers.postgres_url, new)
+            self._registered |= new
+        for process in ours:
+            await process.knows(len(self._registered))
 
     async def wait_for(self, is_there: Callable[[], Awaitable[bool]]) -> None:
         """Look every 10 ms; raises BenchmarkFailed after a minute."""

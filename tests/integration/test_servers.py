@@ -1,15 +1,14 @@
 """Our own servers: they keep what they stored, refuse strangers and leave nothing behind."""
 
-import asyncio
 import os
 import signal
-import ssl
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -20,7 +19,6 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from gateway.local.server_process import ServerFailed, without_root
 from gateway.local.servers import Servers
-from tests.certificates import Authority
 from tests.eventually import eventually
 
 HOLD = """
@@ -84,13 +82,12 @@ async def assert_stored(servers: Servers) -> None:
     await connection.close()
 
 
-def mqtt(servers: Servers, *, port: int | None = None, tls: ssl.SSLContext | None = None) -> Client:
+def mqtt(servers: Servers) -> Client:
     return Client(
         servers.mqtt_host,
-        port or servers.mqtt_port,
+        servers.mqtt_port,
         username=servers.mqtt_username,
         password=servers.mqtt_password,
-        tls_context=tls,
     )
 
 
@@ -184,7 +181,11 @@ def test_a_folder_that_only_its_owner_may_enter_is_enough_and_stays_so(tmp_path:
     with Servers(tmp_path / "servers", fsync=False) as servers:
         assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
         assert stat.S_IMODE(servers.folder.stat().st_mode) == 0o700
-        secret_files = [*servers.folder.glob("*.json"), *servers.folder.glob("*/*.conf")]
+        secret_files = [
+            *(*servers.folder.glob("*.json"), *servers.folder.glob("*/*.conf")),
+            *(*servers.folder.glob("mosquitto/passwords*"), *servers.folder.glob("*/*.key")),
+        ]
+        assert len(secret_files) > 7
         assert {stat.S_IMODE(file.stat().st_mode) for file in secret_files} == {0o600}
 
 
@@ -268,21 +269,20 @@ async def test_redis_evicts_nothing_and_keeps_every_write(redis_admin: Redis) ->
     }
 
 
-async def test_the_tls_listener_asks_for_a_certificate_and_takes_its_name(tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
-    tls = authority.listener(require_certificate=True)
-    trusting = ssl.create_default_context(cafile=str(authority.ca))
-    gateway = authority.issue("gateway")
-    known = ssl.create_default_context(cafile=str(authority.ca))
-    known.load_cert_chain(gateway.certificate, gateway.key)
-
-    with Servers(tmp_path / "servers", kinds=["mosquitto"], tls=tls) as servers:
-        port = servers.mqtt_tls_port
-        async with mqtt(servers, port=port, tls=known) as client:
-            await client.subscribe("gateway/g1/echo", qos=1)
-            await client.publish("gateway/g1/echo", b"hello", qos=1)
-            assert (await anext(client.messages)).payload == b"hello"
-        reader, writer = await asyncio.open_connection(servers.mqtt_host, port, ssl=trusting)
-        with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
-            await reader.read()
-        writer.close()
+async def test_the_readers_role_is_there_before_anything_else_and_may_read_nothing_yet(
+    tmp_path: Path,
+) -> None:
+    for _ in range(2):  # made once, known at the next start
+        with Servers(tmp_path, kinds=["postgres"], fsync=False) as servers:
+            owner = await asyncpg.connect(servers.postgres_url)
+            await owner.execute("CREATE TABLE IF NOT EXISTS private (secret text)")
+            reader = await asyncpg.connect(servers.postgres_reader_url)
+            for statement in ("SELECT * FROM private", "CREATE TABLE mine (a int)"):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await reader.execute(statement)
+            await owner.close()
+            await reader.close()
+            secret = urlsplit(servers.postgres_reader_url).password or "?"
+            log = servers.postgres.log_file.read_text()
+            assert secret not in log
+            assert "SCRAM" not in log
