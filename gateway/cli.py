@@ -4,16 +4,16 @@ from typing import Annotated
 
 import typer
 
-from devices.console.exits import MEANINGS
+from devices.cli import devices, operators
+from devices.console.exits import EPILOG
 from devices.console.frame import Commands
+from devices.console.workshop import Workshop
 from gateway import cli_mending, cli_reading, cli_running
-
-_EXIT_CODES = "\n".join(f"  {code.value:>3}  {meaning}" for code, meaning in MEANINGS.items())
 
 app = typer.Typer(
     cls=Commands,
     name="scooter",
-    epilog=f"\b\nExit codes:\n{_EXIT_CODES}",
+    epilog=EPILOG,
     no_args_is_help=True,
     # Plain help: rich would take longer to import than everything else here.
     rich_markup_mode=None,
@@ -33,6 +33,9 @@ app.command("migrate", short_help="Bring the tables in Postgres up to date.")(cl
 app.command("settings", short_help="List every setting, secrets masked.")(cli_running.settings)
 app.command("doctor", short_help="Examine broker, Redis and Postgres.")(cli_running.doctor)
 app.command("health", short_help="Ask the running gateway how it is.")(cli_running.health)
+
+app.add_typer(devices, name="devices", short_help="Who may get in: scooters.")
+app.add_typer(operators, name="operators", short_help="Who may send commands: operators.")
 
 app.command("state", short_help="Show the latest state of a scooter.")(cli_reading.state)
 # A latitude may begin with a minus; it is no option.
@@ -60,8 +63,15 @@ def _print_version(*, wanted: bool) -> None:
         raise typer.Exit
 
 
+def _open_workshop() -> Workshop:
+    from gateway.console.workshop import open_workshop  # noqa: PLC0415 - not for `--help`
+
+    return open_workshop()
+
+
 @app.callback()
 def scooter(
+    ctx: typer.Context,
     *,
     version: Annotated[
         bool,
@@ -77,6 +87,8 @@ def scooter(
     Example: scooter demo
     Example: scooter state SC-0001
     """
+    del version  # its callback has seen to it
+    ctx.obj = _open_workshop
 
 
 def main() -> None:

@@ -30,6 +30,12 @@ MEANINGS = {
 }
 
 
+EPILOG = "\b\nExit codes:\n" + "\n".join(
+    f"  {code.value:>3}  {meaning}" for code, meaning in MEANINGS.items()
+)
+"""What the help of a command ends with."""
+
+
 class CommandFailed(FleetError):
     """A command cannot do what it was asked to; the message is one sentence for a person."""
 

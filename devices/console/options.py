@@ -1,14 +1,29 @@
 """Options and arguments that the commands of devices and operators share; who gives the order."""
 
 import getpass
+import json
 import os
 import socket
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from devices.console.frame import SCOOTER_ID
+from devices.standing import Standing
+
+
+class Presence(StrEnum):
+    """What a scooter's presence can be; unknown: it never said anything."""
+
+    ONLINE = "online"
+    STALE = "stale"
+    SLEEPING = "sleeping"
+    OFFLINE = "offline"
+    LOST = "lost"
+    UNKNOWN = "unknown"
 
 
 def _tag(text: str) -> str:
@@ -17,6 +32,18 @@ def _tag(text: str) -> str:
     if problem := tags_problem((text,)):
         raise typer.BadParameter(problem)
     return text
+
+
+def _metadata(text: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(text, str):
+        return text
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise typer.BadParameter(f'{text!r} is no JSON object: write \'{{"colour": "red"}}\'')
+    return found
 
 
 ScooterIds = Annotated[
@@ -29,6 +56,27 @@ Tags = Annotated[
 OnlyTags = Annotated[
     list[str] | None,
     typer.Option("--tag", parser=_tag, metavar="TAG", help="Only with this tag; repeated: each."),
+]
+TagsToAdd = Annotated[
+    list[str] | None,
+    typer.Option("--add", parser=_tag, metavar="TAG", help="May be given more than once."),
+]
+TagsToRemove = Annotated[
+    list[str] | None, typer.Option("--remove", metavar="TAG", help="May be given more than once.")
+]
+OnlyStandings = Annotated[
+    list[Standing] | None, typer.Option("--standing", help="Only in this one; repeated: in either.")
+]
+Presences = Annotated[
+    list[Presence] | None, typer.Option("--presence", help="Only with it; repeated: with either.")
+]
+VehicleType = Annotated[
+    str,
+    typer.Option("--vehicle-type", metavar="TYPE", help="As MDS 2.0 has them: scooter_seated, …"),
+]
+Metadata = Annotated[
+    Mapping[str, Any] | None,
+    typer.Option("--metadata", parser=_metadata, metavar="JSON", help="An object to keep with it."),
 ]
 Out = Annotated[
     Path | None,
@@ -57,3 +105,10 @@ def actor(by: str | None) -> str:
     except (KeyError, OSError):  # a container's user need not have a name
         name = f"uid-{os.getuid()}"
     return f"{name}@{socket.gethostname()}"
+
+
+def named(things: Sequence[str]) -> str:
+    """A few by name, many by number: for a question."""
+    if len(things) <= 3:  # noqa: PLR2004 - as many as a person reads at a glance
+        return ", ".join(things)
+    return f"{len(things)} ({things[0]} … {things[-1]})"

@@ -47,12 +47,12 @@ def write(text: str, *, at_once: bool = False) -> None:
 def print_json(document: object) -> None:
     """One JSON document: indented for a person, one line for a program."""
     option = orjson.OPT_INDENT_2 if sys.stdout.isatty() else 0
-    write(f"{_json(document, option)}\n")
+    write(f"{json_text(document, option)}\n")
 
 
 def print_json_line(document: object) -> None:
     """One line of JSON lines, at once."""
-    write(f"{_json(document)}\n", at_once=True)
+    write(f"{json_text(document)}\n", at_once=True)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -108,7 +108,7 @@ async def _print_json_array(rows: AsyncIterator[Row], columns: Sequence[str]) ->
     write("[")
     async for row in rows:
         write("\n" if count == 0 else ",\n")
-        write(_json({name: row[name] for name in columns}))
+        write(json_text({name: row[name] for name in columns}))
         count += 1
     write("\n]\n" if count else "]\n")
     return count
@@ -141,7 +141,8 @@ def _csv_cell(value: object) -> object:
             return value
 
 
-def _json(document: object, option: int = 0) -> str:
+def json_text(document: object, option: int = 0) -> str:
+    """JSON with times by RFC 3339; `option` is orjson's."""
     return orjson.dumps(
         document, _plain, option | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_NON_STR_KEYS
     ).decode()

@@ -29,14 +29,16 @@ _REFUSALS: Final = {
 
 
 @asynccontextmanager
-async def postgres(settings: Settings) -> AsyncGenerator[asyncpg.Pool, None]:
+async def postgres(
+    settings: Settings, *, connections: int = 2
+) -> AsyncGenerator[asyncpg.Pool, None]:
     """A small pool; whatever Postgres refuses inside the block is told in one sentence.
 
     Raises SettingsError for a gateway that runs on Redis alone.
     """
     url = postgres_url(settings)
     with postgres_told():
-        async with open_postgres(url, connections=2, name=_NAME) as pool:
+        async with open_postgres(url, connections=connections, name=_NAME) as pool:
             yield pool
 
 

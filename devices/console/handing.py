@@ -1,0 +1,141 @@
+"""What a change of access prints: the secret once, or where it is; and the evidence."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any, Final, TypeVar
+
+from broker.admission import Admitted, Ended
+from broker.errors import FleetError
+from devices.bundle import Bundle
+from devices.console.exits import Exit
+from devices.console.output import print_json, print_table, talk, write
+from devices.console.progress import progress
+from devices.console.spans import rfc3339
+from devices.provisioning import Change
+
+T = TypeVar("T")
+
+_REFUSALS: Final = {Exit.USAGE, Exit.NOT_FOUND, Exit.REFUSED}
+"""Exit codes of errors that are about one subject: the next one may fare better."""
+
+
+async def each_in_turn(
+    what: str,
+    subjects: Sequence[T],
+    change: Callable[[T], Awaitable[Change]],
+    tell: Callable[[list[Change]], Awaitable[None]],
+) -> None:
+    """Change one after the other, and tell what was done, however it ends.
+
+    Those that are refused are left out and raised together at the end; anything else ends it.
+    """
+    changes: list[Change] = []
+    refused: list[FleetError] = []
+    try:
+        with progress(what, len(subjects)) as advance:
+            for number, subject in enumerate(subjects, 1):
+                try:
+                    changes.append(await change(subject))
+                except FleetError as error:
+                    if error.exit_code not in _REFUSALS:
+                        raise
+                    refused.append(error)
+                advance(number)
+    finally:
+        await tell(changes)
+    if refused:
+        raise ExceptionGroup("refused", refused)
+
+
+def print_changes(changes: Sequence[Change], *, as_json: bool) -> None:
+    """Secrets and evidence of scooters; the secrets are flushed before this returns."""
+    rows = [_row(change) for change in changes]
+    if as_json:
+        print_json(rows)
+        write("", at_once=True)
+        return
+    for change in changes:
+        for sentence in _sentences(change):
+            talk(sentence)
+    bundles = [change.bundle for change in changes if change.bundle is not None]
+    if bundles:
+        print_secrets(bundles)
+    elif changes:
+        print_table(
+            ("scooter_id", "standing", "generation", "bundle"),
+            [
+                [row["scooter_id"], row["standing"], row["generation"], row["bundle_at"]]
+                for row in rows
+            ],
+        )
+    write("", at_once=True)
+
+
+def print_secrets(bundles: Sequence[Bundle]) -> None:
+    """A row for each login; the authority's certificate is too long to be copied by hand."""
+    documents = [bundle.document() for bundle in bundles]
+    columns = ["username", "secret", "host", "port"]
+    if any("command_key" in each for each in documents):
+        columns.append("command_key")
+    print_table(columns, [[each.get(name) for name in columns] for each in documents])
+    write("", at_once=True)
+    talk("This is shown once. The authority's certificate is in bundles written with --out.")
+
+
+def evidence_rows(admitted: Admitted | None, ended: Ended | None) -> dict[str, Any]:
+    """The evidence as a program reads it."""
+    return {
+        "admitted": None
+        if admitted is None
+        else {**asdict(admitted), "file": admitted.file and str(admitted.file)},
+        "ended": None if ended is None else asdict(ended),
+    }
+
+
+def evidence_sentences(name: str, admitted: Admitted | None, ended: Ended | None) -> list[str]:
+    """The evidence as a person reads it."""
+    said = []
+    if admitted is not None:
+        said.append(
+            f"{name}: the broker proved after {admitted.proved_after_s:.2f} s that it lets in "
+            f"exactly {admitted.logins} logins (sha256 {admitted.sha256[:12]}…, {admitted.reload})"
+        )
+    if ended is not None:
+        came = "somebody came back" if ended.returned else "nobody came back"
+        said.append(
+            f"{name}: the session was taken over at {rfc3339(ended.taken_over_at)}, held for "
+            f"{ended.held_s:.2f} s, and {came}"
+        )
+    return said
+
+
+def _row(change: Change) -> dict[str, Any]:
+    scooter = change.scooter
+    return {
+        "scooter_id": scooter.scooter_id,
+        "standing": str(scooter.standing),
+        "generation": scooter.generation,
+        "has_credential": scooter.has_credential,
+        "bundle": None if change.bundle is None else change.bundle.document(),
+        "bundle_at": None if change.bundle_at is None else str(change.bundle_at),
+        **evidence_rows(change.admitted, change.ended),
+        "forgotten": _plain(change.forgotten),
+    }
+
+
+def _plain(value: object) -> Mapping[str, Any] | None:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return None
+
+
+def _sentences(change: Change) -> list[str]:
+    name = change.scooter.scooter_id
+    said = evidence_sentences(name, change.admitted, change.ended)
+    if (gone := _plain(change.forgotten)) is not None:
+        cleared = "cleared" if gone["status_cleared"] else "still there"
+        said.append(
+            f"{name}: {gone['redis']} entries removed from Redis, {gone['postgres']} rows from "
+            f"Postgres; the retained status is {cleared}"
+        )
+    return said
