@@ -290,10 +290,10 @@ class Registry:
         """What was done to `subject`, newest first."""
         return await access_audit.audits(self._pool, subject, kind=kind, at_most=at_most)
 
-    async def logins(self) -> dict[str, str]:
+    async def logins(self, names: Sequence[str] | None = None) -> dict[str, str]:
         """Name and hash of everything that may get in, in one snapshot: heard scooters that
-        have a credential, and active keys of active operators."""
-        return dict(await self._pool.fetch(sql.LOGINS))
+        have a credential, and active keys of active operators; with `names`, only of these."""
+        return dict(await self._pool.fetch(sql.LOGINS, names))
 
     def locked(self, *, wait_s: float = 60.0) -> AbstractAsyncContextManager[None]:
         """Hold the lock that whoever renders the broker's files takes; raises RegistryBusy.

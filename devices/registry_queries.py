@@ -85,8 +85,10 @@ SET_TAGS: Final = "UPDATE scooters SET tags = $2 WHERE scooter_id = $1"
 LOGINS: Final = """
     SELECT scooter_id, password_hash FROM scooters
     WHERE standing IN ('registered', 'active') AND password_hash IS NOT NULL
+        AND ($1::text[] IS NULL OR scooter_id = ANY ($1))
     UNION ALL
     SELECT login, password_hash FROM operator_keys JOIN operators USING (operator)
     WHERE operator_keys.standing = 'active' AND operators.standing = 'active'
+        AND ($1::text[] IS NULL OR login = ANY ($1))
     ORDER BY 1
 """

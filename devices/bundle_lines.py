@@ -1,0 +1,123 @@
+"""Bundles as JSON lines: one file for a whole import."""
+
+import fcntl
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from broker.accounts import write_private
+from devices.bundle import Bundle, login_of
+from devices.bundle_places import FolderPlace, NotKept, Place, disk_told
+
+_LINES: Final = {".jsonl", ".ndjson"}
+
+
+@contextmanager
+def place_for_many(path: Path) -> Iterator[Place]:
+    """By its suffix: `.jsonl` and `.ndjson` are JSON lines, anything else a folder."""
+    if path.suffix in _LINES:
+        with LinesPlace(path) as lines:
+            yield lines
+    else:
+        yield FolderPlace(path)
+
+
+class LinesPlace:
+    """JSON lines, one bundle each; held by one process at a time, and of a login the last counts.
+
+    A line is appended before its hash is committed; those that a later one replaced, or that
+    nothing was committed for, are removed when the place is closed.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.path = file
+        self._kept: dict[str, str] = {}
+        self._prepared: dict[str, str] = {}
+        self._stale = 0
+        self._opened = -1
+
+    def __enter__(self) -> Self:
+        with disk_told(self.path):
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._opened = _take(self.path)
+            self._read()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if self._stale:
+                with disk_told(self.path):
+                    write_private(self.path, "".join(self._kept.values()))
+        finally:
+            os.close(self._opened)
+
+    def secrets(self, usernames: Collection[str]) -> dict[str, str]:
+        lines = {name: self._kept[name] for name in usernames if name in self._kept}
+        logins = {name: login_of(line) for name, line in lines.items()}
+        return {name: login[1] for name, login in logins.items() if login is not None}
+
+    def prepare(self, bundles: Sequence[Bundle]) -> None:
+        self._prepared = {bundle.username: bundle.json_line() for bundle in bundles}
+        self._stale += len(bundles)
+        with disk_told(self.path):
+            _append(self._opened, "".join(self._prepared.values()).encode())
+
+    def keep(self, usernames: Collection[str]) -> None:
+        self._stale -= sum(name not in self._kept for name in usernames)
+        self._kept |= {name: self._prepared[name] for name in usernames}
+        self._prepared = {}
+
+    def where(self, username: str) -> Path:
+        del username
+        return self.path
+
+    def _read(self) -> None:
+        text = self.path.read_bytes()
+        lines = text.splitlines(keepends=True)
+        for line in lines:
+            login = login_of(line)
+            if login is None and line.endswith(b"\n"):
+                raise NotKept(self.path, "the file exists and holds other things than bundles")
+            if login is not None and line.endswith(b"\n"):
+                self._kept[login[0]] = line.decode()
+        self._stale = len(lines) - len(self._kept)
+        if text and not text.endswith(b"\n"):
+            _append(self._opened, b"\n")
+
+
+def _take(file: Path) -> int:
+    """Open it for appending, for us alone."""
+    opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    if not _locked(opened, file):
+        os.close(opened)
+        raise NotKept(file, "another process is writing to it")
+    return opened
+
+
+def _locked(opened: int, file: Path) -> bool:
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    # The one before us may have put a new file in its place before it let go of the old one.
+    return os.fstat(opened).st_ino == file.stat().st_ino
+
+
+def _append(opened: int, data: bytes) -> None:
+    """All of it, safe on the disk, or nothing."""
+    size = os.fstat(opened).st_size
+    try:
+        while data:
+            data = data[os.write(opened, data) :]
+        os.fsync(opened)
+    except OSError:
+        os.ftruncate(opened, size)
+        raise
