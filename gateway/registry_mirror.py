@@ -89,9 +89,9 @@ class Mirror:
             there = await self._redis.hget(HEAD, "stamp")
             if there and there.decode() not in {"", seen} and there.decode() >= copy.stamp:
                 return str(there.decode())
-            items = list(copy.scooters.items())
-            for start in range(0, len(items), _PAGE):
-                page = {each: _text(known) for each, known in items[start : start + _PAGE]}
+            ids = list(copy.scooters)
+            for start in range(0, len(ids), _PAGE):
+                page = {each: _text(copy.scooters[each]) for each in ids[start : start + _PAGE]}
                 async with self._redis.pipeline(transaction=False) as pipe:
                     pipe.hset(key, mapping=page)
                     pipe.expire(key, _UNFINISHED_S)

@@ -1,6 +1,8 @@
 """Ends an instance for good: takes what its broker session still holds, then deletes it."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -14,7 +16,9 @@ from gateway.links.lease import Lease, instance_key
 from gateway.links.plans import session_plans
 from gateway.links.uplink import Session, delete_session
 from gateway.metrics import Metrics
+from gateway.registry_copy import RegistryCopy
 from gateway.settings import Settings
+from gateway.storage.postgres import open_postgres
 from gateway.storage.redis import open_redis
 from gateway.telemetry.ingest import ingest
 from gateway.telemetry.state_store import StateStore
@@ -82,14 +86,41 @@ async def _drain(session: Session, settings: Settings, *, redis: Redis, metrics:
         stale_after_s=settings.stale_after_s,
         history_max_bytes=settings.history_max_mib * 2**20,
     )
-    keeping = ingest(
-        session.batches(), states=states, refill=_wait, metrics=metrics, session="retire"
-    )
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(session.run()), group.create_task(keeping)]
-        await _quiet(session, metrics)
-        for task in tasks:
-            task.cancel()
+    async with _registry(settings, redis=redis, metrics=metrics) as registry:
+        keeping = ingest(
+            session.batches(),
+            states=states,
+            refill=_wait,
+            metrics=metrics,
+            session="retire",
+            registry=registry,
+        )
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(session.run()), group.create_task(keeping)]
+            await _quiet(session, metrics)
+            for task in tasks:
+                task.cancel()
+
+
+@asynccontextmanager
+async def _registry(
+    settings: Settings, *, redis: Redis, metrics: Metrics
+) -> AsyncGenerator[RegistryCopy | None, None]:
+    """Who is heard; None without Postgres. Raises ServerAway when nothing of it is known."""
+    if settings.postgres_url is None:
+        yield None
+        return
+    async with open_postgres(settings.postgres_url.get_secret_value()) as pool:
+        registry = RegistryCopy(pool, redis, metrics=metrics)
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(registry.run(), name="registry")
+            try:
+                async with asyncio.timeout(CONNECT_WITHIN_S):
+                    await registry.loaded.wait()
+            except TimeoutError:
+                raise ServerAway("postgres", "and Redis has no copy of the registry") from None
+            yield registry
+            following.cancel()
 
 
 async def _wait() -> None:

@@ -21,6 +21,7 @@ from gateway.links.plans import SessionPlan, session_plans
 from gateway.links.uplink import Session
 from gateway.metrics import Metrics
 from gateway.outage import Outage
+from gateway.registry_copy import RegistryCopy
 from gateway.settings import Settings
 from gateway.storage.partitions import keep_days, tend_partitions
 from gateway.storage.postgres import AWAY as POSTGRES_AWAY
@@ -40,6 +41,7 @@ log = structlog.get_logger()
 
 KEEPS_UP_S: Final = 2.0
 LOADED_PERIOD_S: Final = 5.0
+UNKNOWN: Final = "not known yet: neither Postgres nor the copy in Redis has answered"
 STOP_WITHIN_S: Final = 5.0
 """After this a Postgres that does not answer is left without a goodbye."""
 
@@ -95,6 +97,7 @@ def _loops(
     stores = {"redis": redis.ping} | (
         {"postgres": partial(pool.fetchval, "SELECT 1")} if pool else {}
     )
+    registry = RegistryCopy(pool, redis, metrics=metrics) if pool else None
     loops: dict[str, Loop] = {
         "name lease": name.run,
         "primary lease": partial(_hold_under, name, primary),
@@ -110,9 +113,12 @@ def _loops(
         "heartbeat": health.beat,
     }
     for each, session in sessions.items():
-        keep = partial(ingest, states=states, refill=refill, metrics=metrics, session=each)
+        keep = partial(ingest, states=states, refill=refill, metrics=metrics, registry=registry)
         loops[f"{each} session"] = session.run
-        loops[f"{each} ingest"] = partial(keep, session.batches())
+        loops[f"{each} ingest"] = partial(keep, session.batches(), session=each)
+    if registry is not None:
+        loops["registry"] = registry.run
+        health.watch("registry", lambda: None if registry.loaded.is_set() else UNKNOWN)
     if pool is None:
         return loops | _without_postgres(settings, redis=redis, metrics=metrics)
     return loops | _with_postgres(

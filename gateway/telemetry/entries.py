@@ -1,18 +1,26 @@
 """What `advance.lua` takes: a message spelt out as the fields of the state, or a reject; pure."""
 
 import base64
+from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
 
 from devices.contract import messages, topics
 from devices.contract.topics import Uplink
+from devices.standing import Standing
 from gateway.errors import DecodeError
 from gateway.links.delivery import Delivery
 from gateway.telemetry.decode import Fields, Message, decode
 
 Entry = dict[str, Any]
-"""`k` kind, `id` scooter, `o` order [boot, seq, ts] and `t` its text, `g` groups, `b` body …"""
+"""`k` kind, `id` scooter, `o` order [boot, seq, ts] and `t` its text, `g` groups, `b` body …
+
+A reject has in `w` the word that it is counted by.
+"""
+
+StandingOf = Callable[[str], Standing | None]
+"""A scooter's standing in the registry, None if it is not known: asked for each delivery."""
 
 CLOCK_GAP_MS: Final = 60_000
 YEAR_2020_MS: Final = 1_577_836_800_000
@@ -30,22 +38,57 @@ _UNKNOWN: Final[dict[str, list[str | bool]]] = {
     group: [False] * len(names) for group, names in FOLDED.items()
 }
 _WORDS: Final[dict[object, str | bool]] = {True: "true", False: "false", None: False}
+_REGISTERED, _ACTIVE = Standing.REGISTERED, Standing.ACTIVE  # quicker to read than the enum's
+_NOT_HEARD: Final = {
+    None: "scooter: unknown: make it known with `scooter devices add`",
+    Standing.SUSPENDED: "scooter: suspended: let it in again with `scooter devices resume`",
+    Standing.RETIRED: "scooter: retired for ever: add its hardware under another id",
+}
 
 
-def entry_of(delivery: Delivery, received_ms: int) -> Entry:
+def everybody(_scooter_id: str) -> Standing:
+    """The standing of any scooter where there is no registry: whom the broker let in is heard."""
+    return _ACTIVE
+
+
+def entry_of(delivery: Delivery, received_ms: int, standing_of: StandingOf = everybody) -> Entry:
     """What to keep of a delivery: its message, or the reject that says why it has none."""
     try:
         message = decode(delivery)
     except DecodeError as error:
         return reject(delivery, error.reason)
     uplink, scooter_id, body = message.uplink, message.scooter_id, message.body
+    standing = standing_of(scooter_id)
+    if standing is not _ACTIVE and standing is not _REGISTERED:
+        entry = _not_heard(delivery, message, standing)
+        if entry is not None:
+            return entry
     if uplink is Uplink.TELEMETRY:
         return {"k": "telemetry", "id": scooter_id} | _report(body, received_ms)  # type: ignore[arg-type]
     return _RARE[uplink](delivery, message, received_ms)
 
 
-def reject(delivery: Delivery, reason: str) -> Entry:
-    """The entry that keeps a delivery nobody can use, with its first bytes and why."""
+def _not_heard(delivery: Delivery, message: Message, standing: Standing | None) -> Entry | None:
+    """What becomes of a message that does not count; None for a status that does.
+
+    The end of a suspended scooter's session is true whatever its standing. What the broker
+    repeats, and the end of a retired one's, would only be noise.
+    """
+    if message.uplink is Uplink.STATUS:
+        is_end = bool(message.body) and message.body["s"] != "online"  # type: ignore[call-overload]
+        is_noise = not message.body or message.retained
+        if is_noise or (is_end and standing is Standing.RETIRED):
+            return {"k": "cleared", "id": message.scooter_id}
+        if is_end and standing is Standing.SUSPENDED:
+            return None
+    return reject(delivery, _NOT_HEARD[standing], why=str(standing or "unknown"))
+
+
+def reject(delivery: Delivery, reason: str, *, why: str = "message") -> Entry:
+    """The entry that keeps a delivery nobody can use, with its first bytes and the reason.
+
+    `why` is the word that it is counted by.
+    """
     source = topics.parse_uplink(delivery.topic)
     body = {
         "topic": delivery.topic,
@@ -55,7 +98,7 @@ def reject(delivery: Delivery, reason: str) -> Entry:
         "event": _event_id(delivery.payload) if source and source.uplink is Uplink.EVENTS else None,
     }
     scooter_id = source.scooter_id if source else ""
-    return {"k": "reject", "id": scooter_id, "b": orjson.dumps(body).decode()}
+    return {"k": "reject", "id": scooter_id, "b": orjson.dumps(body).decode(), "w": why}
 
 
 def _report(body: Fields, received_ms: int) -> Entry:

@@ -7,11 +7,12 @@ from typing import Final, Protocol
 
 import structlog
 
+from devices.standing import Standing
 from gateway.errors import ServerAway, StateLost
 from gateway.links.delivery import Delivery, Outcome
 from gateway.metrics import Metrics
 from gateway.outage import Outage
-from gateway.telemetry.entries import Entry, entry_of, reject
+from gateway.telemetry.entries import Entry, entry_of, everybody, reject
 from gateway.telemetry.state_store import FOREIGN, FULL, Advanced
 
 log = structlog.get_logger()
@@ -46,6 +47,14 @@ class Refill(Protocol):
     async def __call__(self) -> object: ...
 
 
+class Registry(Protocol):
+    """Who is heard: known at once, from `loaded` on."""
+
+    loaded: asyncio.Event
+
+    def standing(self, scooter_id: str) -> Standing | None: ...
+
+
 async def ingest(
     batches: AsyncIterable[Batch],
     *,
@@ -53,17 +62,25 @@ async def ingest(
     refill: Refill,
     metrics: Metrics,
     session: str,
+    registry: Registry | None = None,
 ) -> None:
-    """Decode, keep, settle: a batch at a time, and nothing is settled before it is kept."""
+    """Decode, keep, settle: a batch at a time, and nothing is settled before it is kept.
+
+    Without a registry everybody is heard; one that is not loaded yet is waited for.
+    """
+    standing_of = registry.standing if registry is not None else everybody
     outage = Outage(f"keeping {session}", most_s=5.0)
     room = Outage("room in the history", most_s=1.0)
     async for batch in batches:
-        entries = [entry_of(delivery, batch.received_ms) for delivery in batch.deliveries]
+        if registry is not None and not registry.loaded.is_set():
+            await registry.loaded.wait()
+        received_ms = batch.received_ms
+        entries = [entry_of(each, received_ms, standing_of) for each in batch.deliveries]
         while entries and not batch.is_abandoned:
             part = entries[: _portion(entries)]
             try:
                 started = perf_counter()
-                advanced = await states.advance(part, received_ms=batch.received_ms)
+                advanced = await states.advance(part, received_ms=received_ms)
                 metrics.advance_seconds.observe(perf_counter() - started)
             except StateLost:
                 wait_s = await _refilled(refill, outage)
@@ -71,6 +88,7 @@ async def ingest(
                 wait_s = outage.away(error)
             else:
                 metrics.history_dropped.inc(advanced.dropped)
+                count_rejects(part, advanced.outcomes, metrics)
                 left = settle_kept(batch, part, advanced.outcomes)
                 entries = left + entries[len(part) :]
                 outage.back()
@@ -91,6 +109,14 @@ def settle_kept(batch: Batch, entries: list[Entry], outcomes: list[str]) -> list
     if not batch.is_abandoned:
         batch.settle([_OUTCOMES[outcome] for outcome in outcomes] + [None] * waiting)
     return left
+
+
+def count_rejects(entries: list[Entry], outcomes: list[str], metrics: Metrics) -> None:
+    """Count what was kept as a reject, by why."""
+    if Outcome.REJECTED in outcomes:
+        for entry, outcome in zip(entries, outcomes, strict=False):
+            if outcome == Outcome.REJECTED:
+                metrics.rejects.labels(reason=entry["w"]).inc()
 
 
 def _portion(entries: list[Entry]) -> int:
