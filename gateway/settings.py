@@ -108,12 +108,16 @@ def read_settings(**overrides: object) -> Settings:
 
     `SCOOTER_ENV_FILE` names another file than `.env`: `scooter demo` writes one.
     """
-    env_file = os.environ.get("SCOOTER_ENV_FILE", ".env")
     try:
-        return Settings(_env_file=env_file, **overrides)  # type: ignore[arg-type]
+        return Settings(_env_file=env_file(), **overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         problems = [
             f"SCOOTER_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}"
             for each in error.errors(include_input=False, include_url=False)
         ]
         raise SettingsError(problems) from None
+
+
+def env_file() -> Path:
+    """The file of settings, which need not exist."""
+    return Path(os.environ.get("SCOOTER_ENV_FILE", ".env"))
