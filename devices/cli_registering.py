@@ -63,7 +63,7 @@ def import_file(
             "--out",
             metavar="PATH",
             help="Where the bundles go, readable by you alone: a folder with one for each scooter, "
-            "or one file if it ends in .jsonl. Not with --dry-run.",
+            "or one file if it ends in .jsonl.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -74,9 +74,9 @@ def import_file(
 ) -> None:
     """Add every scooter of a file, as `add` does, and write a bundle for each.
 
-    Columns (or keys): scooter_id, and as wanted vehicle_id, vehicle_type, tags, metadata. Rows that
-    cannot be added are told with their line, the others are added, and the exit code is 1. Run
-    the same again after an interruption: what is done already is not done twice.
+    Columns (or keys): id, and as wanted vehicle_id, vehicle_type, tags (with blanks between),
+    metadata.NAME. Rows that cannot be added are told with their line, the others are added,
+    and the exit code is 1. Run the same again after an interruption: what is done stays.
 
     \b
     Example: scooter devices import scooters.csv --dry-run
@@ -86,22 +86,35 @@ def import_file(
         raise typer.BadParameter("--out is missing: an import writes its bundles, never shows them")
     from devices.console import registering
 
-    run(
-        registering.import_file(
-            ctx.obj(), file, out=out, dry_run=dry_run, by=actor(by), as_json=as_json
-        )
-    )
+    if out is None or dry_run:
+        run(registering.foretell_import(ctx.obj(), file, out=out, as_json=as_json))
+    else:
+        run(registering.import_file(ctx.obj(), file, out=out, by=actor(by), as_json=as_json))
 
 
-def reconcile(ctx: typer.Context, *, by: By = None, as_json: Json = False) -> None:
+def reconcile(
+    ctx: typer.Context,
+    *,
+    bundles: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--bundles",
+            metavar="PATH",
+            help="Where bundles were written to; may be repeated. Registered scooters whose bundle "
+            "is there become active.",
+        ),
+    ] = None,
+    by: By = None,
+    as_json: Json = False,
+) -> None:
     """Make the broker agree with the registry, and finish what was interrupted.
 
-    Renders the password file, proves that the broker loaded it, and ends the sessions of those who
-    are out. Harmless at any time.
+    Renders the password file, proves that the broker loaded it, ends the sessions of those who are
+    out, and says what only a person can do. Harmless at any time.
 
     \b
-    Example: scooter devices reconcile
+    Example: scooter devices reconcile --bundles bundles/
     """
     from devices.console import registering
 
-    run(registering.reconcile(ctx.obj(), by=actor(by), as_json=as_json))
+    run(registering.reconcile(ctx.obj(), bundles=bundles or [], by=actor(by), as_json=as_json))

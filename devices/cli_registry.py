@@ -114,6 +114,8 @@ def export(
 ) -> None:
     """Print scooters as `import` reads them, by id: CSV, or JSON lines with --json. No secrets.
 
+    In CSV each name of metadata is a column, and its values are texts; JSON lines keep their types.
+
     \b
     Example: scooter devices export --tag munich > munich.csv
     """

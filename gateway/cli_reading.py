@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from devices.console.exits import CommandFailed, Exit
 from devices.console.frame import (
     DISTANCE,
     DURATION,
@@ -20,6 +19,7 @@ from devices.console.frame import (
     run,
     span,
 )
+from devices.console.options import OnlyTags
 
 _HOUR = timedelta(hours=1)
 
@@ -129,12 +129,7 @@ def rejects(
 
 def watch(
     *,
-    tags: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--tag", metavar="TAG", help="Only scooters with this tag (needs a registry)."
-        ),
-    ] = None,
+    tags: OnlyTags = None,
     pattern: Annotated[
         str, typer.Option("--id", metavar="PATTERN", help="Only ids like this: 'SC-00*'.")
     ] = "*",
@@ -149,18 +144,14 @@ def watch(
     """Watch scooters live: a table on a terminal, else one line for each change.
 
     A change holds the fields that changed; null says that a field is gone. Changes that happen
-    while Redis is away are not told. End with Ctrl-C.
+    while Redis is away are not told. Tags are as the registry has them, a few seconds behind. End
+    with Ctrl-C.
 
     \b
     Example: scooter watch --id 'SC-00*'
+    Example: scooter watch --tag munich
     Example: scooter watch --json --for 1m
     """
-    if tags:
-        raise CommandFailed(
-            "--tag needs the registry of scooters, which this version does not have yet: "
-            "filter with --id 'SC-00*'",
-            code=Exit.USAGE,
-        )
     from gateway.console import watching
 
-    run(watching.watch(pattern, lasting=lasting, as_json=as_json))
+    run(watching.watch(pattern, tags=tags or [], lasting=lasting, as_json=as_json))

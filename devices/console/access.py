@@ -17,7 +17,7 @@ from devices.standing import Standing
 Verb = Callable[[Provisioning, str], Awaitable[Change]]
 
 
-_NO_BUNDLES: Final = BundleFacts(host="", authority_pem="")
+NO_BUNDLES: Final = BundleFacts(host="", authority_pem="")
 """For verbs that make no bundle: access is taken also where nobody said what is in one."""
 
 
@@ -26,7 +26,7 @@ async def provisioning(
     workshop: Workshop, *, makes_bundles: bool
 ) -> AsyncGenerator[Provisioning, None]:
     """Ready to change access; raises a FleetError that names a setting which is missing."""
-    broker, facts = workshop.broker(), workshop.facts() if makes_bundles else _NO_BUNDLES
+    broker, facts = workshop.broker(), workshop.facts() if makes_bundles else NO_BUNDLES
     async with workshop.pool() as pool:
         yield Provisioning(
             registry=Registry(pool), broker=broker, facts=facts, forget=workshop.forget

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from broker.admission import Admitted, Ended
@@ -55,8 +56,7 @@ def print_changes(changes: Sequence[Change], *, as_json: bool) -> None:
         write("", at_once=True)
         return
     for change in changes:
-        for sentence in _sentences(change):
-            talk(sentence)
+        _say(change)
     bundles = [change.bundle for change in changes if change.bundle is not None]
     if bundles:
         print_secrets(bundles)
@@ -82,31 +82,31 @@ def print_secrets(bundles: Sequence[Bundle]) -> None:
     talk("This is shown once. The authority's certificate is in bundles written with --out.")
 
 
-def evidence_rows(admitted: Admitted | None, ended: Ended | None) -> dict[str, Any]:
-    """The evidence as a program reads it."""
+def evidence(seen: Admitted | Ended | None) -> dict[str, Any] | None:
+    """What was seen, as a program reads it."""
+    if seen is None:
+        return None
     return {
-        "admitted": None
-        if admitted is None
-        else {**asdict(admitted), "file": admitted.file and str(admitted.file)},
-        "ended": None if ended is None else asdict(ended),
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in asdict(seen).items()
     }
 
 
-def evidence_sentences(name: str, admitted: Admitted | None, ended: Ended | None) -> list[str]:
-    """The evidence as a person reads it."""
-    said = []
-    if admitted is not None:
-        said.append(
-            f"{name}: the broker proved after {admitted.proved_after_s:.2f} s that it lets in "
-            f"exactly {admitted.logins} logins (sha256 {admitted.sha256[:12]}…, {admitted.reload})"
-        )
-    if ended is not None:
-        came = "somebody came back" if ended.returned else "nobody came back"
-        said.append(
-            f"{name}: the session was taken over at {rfc3339(ended.taken_over_at)}, held for "
-            f"{ended.held_s:.2f} s, and {came}"
-        )
-    return said
+def say_admitted(admitted: Admitted) -> str:
+    """What the broker proved, as a person reads it."""
+    return (
+        f"the broker proved after {admitted.proved_after_s:.2f} s that it lets in exactly "
+        f"{admitted.logins} logins (sha256 {admitted.sha256[:12]}…, by {admitted.reload})"
+    )
+
+
+def say_ended(ended: Ended) -> str:
+    """What was seen while the session was taken over, as a person reads it."""
+    came_back = "somebody came back" if ended.returned else "nobody came back"
+    return (
+        f"the session of {ended.client_id} was taken over at {rfc3339(ended.taken_over_at)}; "
+        f"{came_back} for {ended.held_s:.2f} s"
+    )
 
 
 def _row(change: Change) -> dict[str, Any]:
@@ -118,7 +118,8 @@ def _row(change: Change) -> dict[str, Any]:
         "has_credential": scooter.has_credential,
         "bundle": None if change.bundle is None else change.bundle.document(),
         "bundle_at": None if change.bundle_at is None else str(change.bundle_at),
-        **evidence_rows(change.admitted, change.ended),
+        "admitted": evidence(change.admitted),
+        "ended": evidence(change.ended),
         "forgotten": _plain(change.forgotten),
     }
 
@@ -129,13 +130,15 @@ def _plain(value: object) -> Mapping[str, Any] | None:
     return None
 
 
-def _sentences(change: Change) -> list[str]:
+def _say(change: Change) -> None:
     name = change.scooter.scooter_id
-    said = evidence_sentences(name, change.admitted, change.ended)
+    if change.admitted is not None:
+        talk(f"{name}: {say_admitted(change.admitted)}")
+    if change.ended is not None:
+        talk(f"{name}: {say_ended(change.ended)}")
     if (gone := _plain(change.forgotten)) is not None:
-        cleared = "cleared" if gone["status_cleared"] else "still there"
-        said.append(
+        cleared = "is cleared" if gone["status_cleared"] else "is still there"
+        talk(
             f"{name}: {gone['redis']} entries removed from Redis, {gone['postgres']} rows from "
-            f"Postgres; the retained status is {cleared}"
+            f"Postgres; the retained status {cleared}"
         )
-    return said

@@ -30,7 +30,8 @@ _COLUMNS: Final = (
     *("presence", "last_seen_at", "firmware"),
 )
 _BRIEF: Final = ("scooter_id", "standing", "presence", "last_seen_at", "firmware", "tags")
-_EXPORTED: Final = ("scooter_id", "vehicle_id", "vehicle_type", "tags", "metadata")
+_EXPORTED: Final = ("id", "vehicle_id", "vehicle_type", "tags")
+"""The fields of a row to import, but for its metadata."""
 
 
 async def list_scooters(
@@ -112,21 +113,34 @@ async def export(
 ) -> None:
     """What `import` reads; CSV, or one line of JSON each."""
     async with workshop.pool() as pool:
-        found = Registry(pool).find(tags=tags, standings=[Standing(each) for each in standings])
+        registry, wanted = Registry(pool), [Standing(each) for each in standings]
         if form is Form.CSV:
-            rows = _exported(found)
-            count = await print_rows(rows, form, columns=_EXPORTED, brief=_EXPORTED)
+            # A column for each name in anybody's metadata, so all are looked through before.
+            found = registry.find(tags=tags, standings=wanted)
+            names = sorted({f"metadata.{name}" async for each in found for name in each.metadata})
+            columns = (*_EXPORTED, *names)
+            found = registry.find(tags=tags, standings=wanted)
+            count = await print_rows(_exported(found, columns), form, columns=columns, brief=())
         else:
             count = 0
-            async for each in found:
-                print_json_line({name: _row(each, Seen())[name] for name in _EXPORTED})
+            async for each in registry.find(tags=tags, standings=wanted):
+                print_json_line(_import_row(each) | {"metadata": each.metadata})
                 count += 1
     talk(f"{count} scooters")
 
 
-async def _exported(found: AsyncIterator[Scooter]) -> AsyncIterator[dict[str, Any]]:
+async def _exported(
+    found: AsyncIterator[Scooter], columns: Sequence[str]
+) -> AsyncIterator[dict[str, Any]]:
+    nothing = dict.fromkeys(columns)
     async for each in found:
-        yield _flat(_row(each, Seen()))
+        metadata = {f"metadata.{name}": _cell(value) for name, value in each.metadata.items()}
+        yield nothing | _flat(_import_row(each)) | metadata
+
+
+def _import_row(scooter: Scooter) -> dict[str, Any]:
+    values = (scooter.scooter_id, scooter.vehicle_id, scooter.vehicle_type, scooter.tags)
+    return dict(zip(_EXPORTED, values, strict=True))
 
 
 async def _chunks(found: AsyncIterator[Scooter]) -> AsyncIterator[list[Scooter]]:
@@ -169,7 +183,7 @@ def _cell(value: object) -> object:
         case tuple() | list():
             return " ".join(map(str, value))
         case Mapping():
-            return json_text(value) if value else ""
+            return json_text(value) if value else None
         case _:
             return value
 

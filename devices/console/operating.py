@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
+from devices.console.keys import key_desk, print_key_change
 from devices.console.output import Form, print_json, print_rows, print_table, talk
 from devices.console.workshop import Workshop
 from devices.operators import Operator, Operators
@@ -46,6 +47,16 @@ async def ungrant(
     async with workshop.pool() as pool:
         changed = await Operators(pool).ungrant(operator, commands, tags, by=by)
     _print(changed, as_json=as_json)
+
+
+async def revoke(
+    workshop: Workshop, operator: str, *, reason: str | None, by: str, as_json: bool
+) -> None:
+    """Raises UnknownOperator for one that never was."""
+    async with key_desk(workshop, makes_bundles=False) as keys:
+        change = await keys.revoke_operator(operator, by=by, reason=reason)
+        print_key_change(change, as_json=as_json)
+    talk(f"operator {operator} is revoked: neither rights nor keys are left")
 
 
 async def list_operators(workshop: Workshop, form: Form) -> None:

@@ -53,7 +53,6 @@ def test_the_help_of_each_command_shows_an_example(runner: CliRunner, command: s
         (["snapshots", "SC-0001", "--since", "1h", "--until", "2h"], "must be before"),
         (["near", "91", "0"], "LAT"),
         (["near", "-33.9", "18.4", "--within", "far"], "is no distance"),
-        (["watch", "--tag", "hub-3"], "needs the registry"),
         (["watch", "--for", "5 minutes"], "is no duration"),
         (["erase", "SC-0001", "--from", "2026-11-02", "--to", "2026-11-01"], "must be before"),
         (["erase", "SC-0001", "--from", "2026-11-02"], "--to"),
