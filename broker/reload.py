@@ -42,7 +42,7 @@ class PidFileReload:
                 f"No Mosquitto runs with the pid file {self.path}: start it. "
                 "It reads the new password file when it starts."
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, OverflowError, ValueError) as error:
             raise self._cannot(f"it cannot be read ({error})") from error
         # The handle stays with this process: its number cannot become another's in between.
         try:

@@ -1,15 +1,19 @@
 """A broker of a test's own, with every shipped listener, and clients that log in as somebody."""
 
+import os
 import secrets
 import socket
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import pytest
 from aiomqtt import Client, ProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from broker.accounts import (
     fixed_accounts_file,
@@ -27,6 +31,11 @@ from gateway.local.mosquitto_package import Mosquitto, find_mosquitto
 from gateway.local.server_process import Server
 from gateway.local.servers import free_port
 
+# systemd needs a whole machine: this does what the unit's ExecReload does.
+SYSTEMCTL = """#!/bin/sh
+[ "$*" = "reload -- mosquitto" ] || { echo "Unit not found: $*" >&2; exit 5; }
+kill -HUP "$(cat "$PID_FILE")"
+"""
 WATCH = Path(__file__).parents[1] / "broker" / "watch-passwords.sh"
 
 
@@ -49,6 +58,7 @@ class BrokerPlace:
         *,
         watched: bool = False,
         prefix: Sequence[str] = (),
+        acl: str = "",
     ) -> None:
         self.folder = folder
         self.passwords = folder / "passwords"
@@ -60,7 +70,7 @@ class BrokerPlace:
         self._prefix = list(prefix)
         folder.mkdir(parents=True)
         self.authority = ensure_authority(folder / "authority")
-        write_private(folder / "acl", SHIPPED_ACL.read_text())
+        write_private(folder / "acl", SHIPPED_ACL.read_text() + acl)
         write_fixed_accounts(fixed_accounts_file(self.passwords), self.secrets)
         write_passwords(self.passwords, {})
         self.move()
@@ -86,7 +96,7 @@ class BrokerPlace:
             [*self._prefix, *command],
             port=self.ports.internal,
             log_file=self.folder / "mosquitto.log",
-            is_ready=lambda: _is_up(self.ports.internal),
+            is_ready=lambda: all(map(_is_up, astuple(self.ports))),
         ).unprivileged()
 
     def admission(
@@ -127,6 +137,12 @@ class BrokerPlace:
             **arguments,  # type: ignore[arg-type]
         )
 
+    def kept(self, account: Account, *, client_id: str) -> Client:
+        """A session that the broker keeps while its client is away."""
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = 3600
+        return self.client(account, client_id=client_id, clean_start=False, properties=properties)
+
     def trusting(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.authority.ca))
 
@@ -158,6 +174,14 @@ class BrokerPlace:
         trace: TracebackType | None,
     ) -> None:
         self.server.stop()
+
+
+def stand_in_for_systemd(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `systemctl` on the path that reloads the broker whose pid file `PID_FILE` names."""
+    folder.mkdir()
+    (folder / "systemctl").write_text(SYSTEMCTL)
+    (folder / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
 def _is_up(port: int) -> bool:
