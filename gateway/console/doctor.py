@@ -1,11 +1,14 @@
-"""What `scooter doctor` does: examine each server and say how to mend what it finds."""
+"""What `scooter doctor` does: examine servers, access and files, and say how to mend them."""
 
 import asyncio
 import time
 from collections.abc import Coroutine
 
 from devices.console.output import print_json, talk, write
+from gateway.console.doctor_access import examine_access
 from gateway.console.doctor_broker import examine_broker
+from gateway.console.doctor_files import examine_files
+from gateway.console.doctor_listeners import examine_listeners
 from gateway.console.doctor_report import Report
 from gateway.console.doctor_stores import examine_postgres, examine_redis
 from gateway.settings import read_settings
@@ -16,6 +19,9 @@ async def examine_all(*, as_json: bool) -> bool:
     settings = read_settings()
     examinations: list[Coroutine[None, None, Report]] = [
         examine_broker(settings),
+        examine_access(settings),
+        examine_listeners(settings),
+        examine_files(settings),
         examine_redis(settings),
         examine_postgres(settings),
     ]

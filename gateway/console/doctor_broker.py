@@ -37,10 +37,6 @@ async def examine_broker(settings: Settings) -> Report:
         report.findings.append(
             f"{error.detail}: see that it runs, and check the SCOOTER_MQTT_... settings"
         )
-    report.notes.append(
-        "whether the gateway may read what scooters say cannot be tried from its own account, and "
-        "the broker tells no clock: compare its access list with broker/acl"
-    )
     return report
 
 

@@ -18,6 +18,7 @@ from gateway.settings import Settings
 from gateway.storage.migrate import MigrationError
 from gateway.storage.partitions import DAILY, default_partition_rows
 from gateway.storage.postgres import check_postgres
+from gateway.storage.readers import POSTGRES_READER, WITHHELD, reads_differing
 from gateway.storage.redis import AWAY as REDIS_AWAY
 from gateway.storage.redis import check_redis
 from gateway.telemetry.state_store import DIRTY, HISTORY, HISTORY_BYTES, LOADED
@@ -60,6 +61,18 @@ _FACTS: Final = """
         pg_is_in_recovery() AS is_standby, clock_timestamp() AS clock
 """
 _DAYS: Final = "SELECT to_regclass($1) IS NOT NULL"
+
+# Whatever the way it got there: by a grant, by a role it is a member of, or as a superuser.
+_TOO_MUCH: Final = """
+    SELECT c.relname FROM pg_class c, pg_roles r
+    WHERE r.rolname = $1 AND c.relkind IN ('r', 'p')
+        AND c.relnamespace = current_schema()::regnamespace
+        AND (has_table_privilege(r.oid, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')
+            OR has_any_column_privilege(r.oid, c.oid, 'INSERT, UPDATE')
+            OR c.relname = ANY ($2::text[]) AND has_any_column_privilege(r.oid, c.oid, 'SELECT'))
+    ORDER BY 1
+"""
+_MAY_CREATE: Final = "SELECT has_schema_privilege($1, current_schema(), 'CREATE')"
 
 
 async def examine_redis(settings: Settings) -> Report:
@@ -186,6 +199,7 @@ async def examine_postgres(settings: Settings) -> Report:
             report.facts["connects_in_ms"] = round((time.monotonic() - began) * 1000, 1)
             await _examine_postgres_server(pool, report)
             await _examine_tables(pool, report)
+            await _examine_reader(pool, report)
     except ServerAway as error:
         report.findings.append(
             f"it cannot be reached ({error.detail}): start it, or check SCOOTER_POSTGRES_URL"
@@ -237,3 +251,30 @@ async def _examine_tables(pool: asyncpg.Pool, report: Report) -> None:
     report.facts["partitions_made_ahead"] = not missing
     if missing:
         report.notes.append("there are no partitions for tomorrow: a gateway makes them ahead")
+
+
+async def _examine_reader(pool: asyncpg.Pool, report: Report) -> None:
+    """The role of backend developers: as `scooter migrate` leaves it, and no more than that."""
+    differing = await reads_differing(pool)
+    report.facts["reader"] = POSTGRES_READER if differing is not None else "none"
+    if differing is None:
+        report.notes.append(
+            f"there is no role {POSTGRES_READER} for backend developers: CREATE ROLE "
+            f"{POSTGRES_READER} LOGIN PASSWORD '...', then `scooter migrate`"
+        )
+        return
+    if differing:
+        report.findings.append(
+            f"{POSTGRES_READER} has not the rights that it should have on {', '.join(differing)}: "
+            "run `scooter migrate`"
+        )
+    too_much = [row[0] for row in await pool.fetch(_TOO_MUCH, POSTGRES_READER, list(WITHHELD))]
+    if too_much and not differing:
+        report.findings.append(
+            f"{POSTGRES_READER} may write or read what is not for it ({', '.join(too_much)}): "
+            "take it out of other roles, and grant PUBLIC nothing"
+        )
+    if await pool.fetchval(_MAY_CREATE, POSTGRES_READER):
+        report.findings.append(
+            f"{POSTGRES_READER} may create tables: REVOKE CREATE ON SCHEMA public FROM PUBLIC"
+        )

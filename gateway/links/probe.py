@@ -1,8 +1,10 @@
 """A short MQTT 5 connection that asks one thing after the other: the doctor, and to forget."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 import mqtt5
@@ -13,6 +15,13 @@ from gateway.links.broker import BrokerAddress
 Answer = TypeVar("Answer", mqtt5.ConnAckPacket, mqtt5.SubAckPacket, mqtt5.PubAckPacket)
 
 TIMEOUT_S: Final = 5.0
+
+
+class LoginRefused(ServerAway):
+    """The broker is there and does not let this login in."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("broker", f"it refuses the login: {reason}")
 
 
 class Probe:
@@ -30,7 +39,7 @@ class Probe:
     async def connect(
         self, broker: BrokerAddress, client_id: str, *, clean_start: bool, session_expiry_s: int
     ) -> mqtt5.ConnAckPacket:
-        """Raises ServerAway with the broker's reason when it refuses."""
+        """Raises LoginRefused with the broker's reason when it refuses."""
         packet = mqtt5.ConnectPacket(
             client_id,
             username=broker.username,
@@ -41,8 +50,15 @@ class Probe:
         )
         connack = await self._ask(packet.write(), mqtt5.ConnAckPacket)
         if connack.reason_code != mqtt5.ConnAckReasonCode.SUCCESS:
-            raise ServerAway("broker", f"it refuses the login: {connack.reason_code.name}")
+            raise LoginRefused(connack.reason_code.name)
         return connack
+
+    @property
+    def certificate_ends_at(self) -> datetime | None:
+        """When the broker's certificate expires; None without TLS or where it was not verified."""
+        certificate = self._writer.get_extra_info("peercert") or {}
+        ends = certificate.get("notAfter")
+        return datetime.fromtimestamp(ssl.cert_time_to_seconds(ends), UTC) if ends else None
 
     async def subscribe(self, *patterns: str) -> list[str]:
         """Returns the patterns that were refused."""

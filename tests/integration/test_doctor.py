@@ -15,6 +15,7 @@ from gateway.local.mosquitto_server import mosquitto_serves
 from gateway.local.server_kinds import REDIS_USER
 from gateway.local.servers import Servers, free_port
 from gateway.storage.migrate import migrate
+from gateway.storage.readers import POSTGRES_READER
 from tests.command_line import Ended, scooter
 from tests.eventually import eventually
 
@@ -54,6 +55,12 @@ async def test_shipped_servers_are_well(tmp_path: Path) -> None:
             "mqtt_password": servers.mqtt_password,
             "redis_url": servers.redis_url,
             "postgres_url": servers.postgres_url,
+            "mqtt_admin_password": servers.mqtt_admin_password,
+            "mqtt_public_host": servers.mqtt_host,
+            "mqtt_scooters_port": servers.mqtt_scooters_port,
+            "mqtt_operators_port": servers.mqtt_operators_port,
+            "mqtt_authority_file": servers.authority_file,
+            "broker_password_file": servers.password_file,
         }
 
         ended = await scooter("doctor", "--json", **settings)
@@ -61,6 +68,9 @@ async def test_shipped_servers_are_well(tmp_path: Path) -> None:
 
     assert {name: report["findings"] for name, report in reports(ended).items()} == {
         "broker": [],
+        "access list": [],
+        "listeners": [],
+        "files": [],
         "redis": [],
         "postgres": [],
     }
@@ -68,7 +78,9 @@ async def test_shipped_servers_are_well(tmp_path: Path) -> None:
     facts = reports(ended)["broker"]["facts"]
     assert facts["version"].startswith("mosquitto version 2.")  # type: ignore[index]
     assert facts["kept_while_away"] == "at least 1200"  # type: ignore[index]
-    assert servers.mqtt_password not in ended.out + text.out
+    assert reports(ended)["postgres"]["facts"]["reader"] == POSTGRES_READER  # type: ignore[index]
+    for secret in (servers.mqtt_password, servers.mqtt_admin_password):
+        assert secret not in ended.out + text.out
     assert ":********@" in text.out
     assert "FINDING" not in text.out
 
@@ -114,6 +126,27 @@ async def test_what_is_missing_in_postgres_is_found(
     )
     assert "fsync is off" in findings(strays, "postgres")  # the test's servers are quick ones
     assert "scooter migrate" in findings(empty, "postgres")
+
+
+async def test_a_reader_of_postgres_that_may_more_or_less_than_it_should_is_found(
+    run: Run, postgres_url: str
+) -> None:
+    connection = await asyncpg.connect(postgres_url)
+    if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", POSTGRES_READER):
+        await connection.execute(f"CREATE ROLE {POSTGRES_READER}")
+    await migrate(postgres_url)
+    await connection.execute(f"REVOKE ALL ON scooter_state FROM {POSTGRES_READER}")
+    less = await run("doctor", "--json")
+    await migrate(postgres_url)
+    await connection.execute("GRANT INSERT ON scooter_events TO PUBLIC")
+    await connection.execute("GRANT SELECT ON operator_keys TO PUBLIC")
+    await connection.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    await connection.close()
+    more = await run("doctor", "--json")
+
+    assert "not the rights that it should have on scooter_state" in findings(less, "postgres")
+    assert "what is not for it (operator_keys, scooter_events)" in findings(more, "postgres")
+    assert "REVOKE CREATE ON SCHEMA public" in findings(more, "postgres")
 
 
 async def test_a_redis_that_would_lose_states_is_found(own_redis: Servers, run: Run) -> None:
