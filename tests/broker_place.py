@@ -125,15 +125,17 @@ class BrokerPlace:
 
     def client(self, account: Account, *, client_id: str | None = None, **more: object) -> Client:
         """A client of whoever this is; MQTT 5 unless told otherwise."""
-        tls = account.port != self.ports.internal
-        arguments: dict[str, object] = {"protocol": ProtocolVersion.V5, **more}
+        arguments: dict[str, object] = {
+            "protocol": ProtocolVersion.V5,
+            "tls_context": None if account.port == self.ports.internal else self.trusting(),
+            **more,
+        }
         return Client(
             "127.0.0.1",
             account.port,
             username=account.name,
             password=account.secret,
             identifier=client_id or f"t/{secrets.token_hex(6)}",
-            tls_context=self.trusting() if tls else None,
             **arguments,  # type: ignore[arg-type]
         )
 
