@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import orjson
 
-from broker.errors import FleetError
 from devices import access_audit
 from devices import registry_queries as sql
 from devices.access_audit import Audit, Kind, note
+from devices.registry_errors import CredentialRaced, RegistryBusy, TagsError, UnknownScooter
 from devices.scooters import RESERVED, VEHICLE_TYPES, NewScooter, Scooter, tags_problem
 from devices.standing import HEARD, NEXT, Standing, StandingError, move
 
@@ -42,43 +42,6 @@ _IMPORT_LOCK: Final = 0x5C00ACCF
 """The advisory lock of whoever imports."""
 
 _LOCK_POLL_S: Final = 0.1
-
-
-class UnknownScooter(FleetError):
-    """The registry knows no scooter of these ids."""
-
-    exit_code = 3
-
-    def __init__(self, scooter_ids: Sequence[str]) -> None:
-        named = ", ".join(scooter_ids[:5]) + (" …" if scooter_ids[5:] else "")
-        super().__init__(
-            f"the registry knows no scooter {named}: add it with `scooter devices add`"
-        )
-        self.scooter_ids = scooter_ids
-
-
-class CredentialRaced(FleetError):
-    """Somebody else gave these scooters a credential meanwhile; nothing was changed."""
-
-    def __init__(self, scooter_ids: Sequence[str]) -> None:
-        named = ", ".join(scooter_ids[:5]) + (" …" if scooter_ids[5:] else "")
-        super().__init__(f"the credential of {named} was changed meanwhile: repeat the command")
-        self.scooter_ids = scooter_ids
-
-
-class TagsError(FleetError):
-    """These cannot be tags."""
-
-    exit_code = 2
-
-
-class RegistryBusy(FleetError):
-    """Another command holds what this one needs and did not finish in time."""
-
-    def __init__(self, doing: str, waited_s: float) -> None:
-        super().__init__(
-            f"another command {doing} (waited {waited_s:.0f} s): try again when it has ended"
-        )
 
 
 class Registry:
