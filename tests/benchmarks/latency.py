@@ -61,7 +61,7 @@ async def at_rate(
     probes = Probes(stage, visible)
     async with asyncio.TaskGroup() as group:
         group.create_task(probes.run())
-        run = await stage.run(load, subjects, applied=applied, also=probes.stop)
+        run = await stage.run(load, subjects, applied=applied, beside=probes)
     return run, (percentile(probes.seen_ms, 50), percentile(probes.seen_ms, 99))
 
 
@@ -71,12 +71,14 @@ class Probes:
     def __init__(self, stage: Stage, visible: Visible) -> None:
         self._stage = stage
         self._visible = visible
+        self._started = asyncio.Event()
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
         self.seen_ms: list[float] = []
 
     async def run(self) -> None:
-        """Until `stop`; raises BenchmarkFailed when a report was never seen."""
+        """From `start` to `stop`; raises BenchmarkFailed when a report was never seen."""
+        await self._started.wait()
         servers = self._stage.servers
         reader, writer = await asyncio.open_connection(servers.mqtt_host, servers.mqtt_port)
         writer.write(connect_packet(PROBE))
@@ -95,6 +97,9 @@ class Probes:
             await asyncio.sleep(PROBE_EVERY_S)
         writer.close()
         self._stopped.set()
+
+    def start(self) -> None:
+        self._started.set()
 
     async def stop(self) -> int:
         """Returns how many reports were published, all of them seen."""

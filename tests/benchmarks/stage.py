@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import asyncpg
 import mqtt5
@@ -36,6 +36,16 @@ PROBE: Final = "probe-000000"
 
 Applied = Callable[["Load", Sequence[str]], Awaitable[bool]]
 """Whether the last report of each of these scooters can be read."""
+
+
+class Beside(Protocol):
+    """Publishes beside a load."""
+
+    def start(self) -> None: ...
+
+    async def stop(self) -> int:
+        """Returns how many reports were published, all of them seen."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,15 +150,16 @@ class Stage:
         *,
         tls: bool = False,
         applied: Applied | None = None,
-        also: Callable[[], Awaitable[int]] | None = None,
+        beside: Beside | None = None,
     ) -> Run:
         """Publish a load and wait until all of it is applied; raises BenchmarkFailed if not.
 
-        `applied` looks elsewhere than in Redis; `also` ends what was published beside the load
-        and returns how many reports that were.
+        `applied` looks elsewhere than in Redis; `beside` publishes too while the load runs.
         """
         await self._register(load, subjects)
         before = sum([await each.applied() for each in subjects.values()])
+        if beside:
+            beside.start()
         host, port = self.servers.mqtt_host, self.servers.mqtt_port
         if tls:
             port = self.servers.mqtt_tls_port or 0
@@ -163,7 +174,7 @@ class Stage:
             look = applied or (self._in_states if is_ours else self._in_plain_hashes)
             await self.wait_for(lambda: look(load, load.scooter_ids()[-load.connections :]))
             seconds, used = time.perf_counter() - began, meter.used_s()
-            messages = load.messages + (await also() if also else 0)
+            messages = load.messages + (await beside.stop() if beside else 0)
         kept = sum([await each.applied() for each in subjects.values()]) - before
         if is_ours and kept != messages:
             raise BenchmarkFailed(f"{messages} published, {kept} applied")
