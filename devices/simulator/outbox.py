@@ -1,4 +1,4 @@
-"""What a scooter still has to send: live reports, held ones for a batch, events until receipted."""
+"""What a scooter still has to send: acks, live and held reports, events until their receipt."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -26,6 +26,12 @@ class Message:
     event_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Ack:
+    payload: bytes
+    after_reports: bool
+
+
 @dataclass(slots=True)
 class _KeptEvent:
     payload: bytes
@@ -46,6 +52,7 @@ class Outbox:
         self._held: deque[bytes] = deque()
         self._live: deque[bytes] = deque()
         self._events: dict[str, _KeptEvent] = {}
+        self._acks: deque[_Ack] = deque()
         self.online = False
 
     @property
@@ -67,6 +74,19 @@ class Outbox:
         if len(self._events) > _EVENTS_KEPT:
             del self._events[next(iter(self._events))]
 
+    @property
+    def has_acks(self) -> bool:
+        """Whether the broker still lacks an answer to a command."""
+        return bool(self._acks)
+
+    def keep_ack(self, payload: bytes, *, after_reports: bool = False) -> None:
+        """Keep an answer until the broker has it; some belong behind the reports they speak of."""
+        self._acks.append(_Ack(payload, after_reports))
+
+    def forget_acks(self) -> None:
+        """A reboot: they were in RAM."""
+        self._acks.clear()
+
     def went_offline(self) -> None:
         """What was not confirmed is sent again: reports in a batch, every unreceipted event."""
         self.online = False
@@ -82,7 +102,9 @@ class Outbox:
         self._live.clear()
 
     def next(self, now_ms: int) -> Message | None:
-        """What to send now: events, then held reports oldest first, then live ones."""
+        """What to send now: acks, events, held reports oldest first, then live ones."""
+        if self._acks and not (self._acks[0].after_reports and self._live):
+            return Message(Uplink.ACKS, self._acks[0].payload)
         for event_id, event in self._events.items():
             if event.sent_ms is None or now_ms - event.sent_ms >= self._resend_after_ms:
                 return Message(Uplink.EVENTS, event.payload, event_id=event_id)
@@ -106,6 +128,9 @@ class Outbox:
                 self._totals.batched_reports += message.reports
             case Uplink.EVENTS:
                 self._event_sent(message.event_id, now_ms)
+            case Uplink.ACKS if self._acks:
+                self._acks.popleft()
+                self._totals.acks += 1
 
     def receipted(self, payload: bytes) -> None:
         """Delete exactly the events that a receipt names; anything else changes nothing."""

@@ -1,4 +1,4 @@
-"""What happens to one scooter's body: it is unlocked, ridden, parked, tipped over, charged."""
+"""What happens to one scooter's body: unlocked, ridden, parked, commanded, tipped over, charged."""
 
 import random
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ _EMPTY_MV: Final = 32_000
 _FULL_MV: Final = 42_000
 _LOW_PERCENT: Final = 12.0
 _RIDING_AT_FIRST: Final = 0.4
+_JAMMED_S: Final = 60.0
+_DYING_PERCENT: Final = 3.0
 
 
 class Doing(StrEnum):
@@ -22,8 +24,10 @@ class Doing(StrEnum):
 
     PARKED = "parked"
     UNLOCKING = "unlocking"
+    READY = "ready"
     RIDING = "riding"
     LOCKING = "locking"
+    JAMMED = "jammed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +39,31 @@ class Happening:
 
 
 class Ride:
-    """One scooter on its streets. Time passes only in `advance`, and `rng` decides everything."""
+    """One scooter on its streets. Time passes only in `advance`, and `rng` decides everything.
 
-    def __init__(self, city: City, rng: random.Random, *, falls_per_h: float = 0.0) -> None:
+    Without `rides` nobody comes to take it: it stays locked until it is told otherwise.
+    """
+
+    def __init__(
+        self, city: City, rng: random.Random, *, falls_per_h: float = 0.0, rides: bool = True
+    ) -> None:
         self._city = city
         self._rng = rng
         self._falls_per_s = falls_per_h / 3600
+        self._rides = rides
+        self._on_trip = False
+        self._sticks = False
+        self._by_rider = True
         self._street = rng.choice(city.streets_from(rng.randrange(len(city.corners))))
         self._along_m = rng.uniform(0, self._street.length_m)
         self._target_kmh = 0.0
         self._low_told = False
         self.doing = Doing.PARKED
         self._left_s = rng.uniform(5, 240)
-        if rng.random() < _RIDING_AT_FIRST:
-            self.doing, self._target_kmh = Doing.RIDING, 18.0
+        if rng.random() < _RIDING_AT_FIRST and rides:
+            self.doing, self._target_kmh, self._on_trip = Doing.RIDING, 18.0, True
         self.speed_kmh = 0.0
+        self.limit_kmh = 25.0
         self.battery_percent = rng.uniform(15, 100)
         self.battery_id = self._new_battery_id()
         self.odometer_m = rng.uniform(20_000, 4_000_000)
@@ -71,8 +85,10 @@ class Ride:
         match self.doing:
             case Doing.PARKED:
                 return "locked"
-            case Doing.RIDING:
+            case Doing.READY | Doing.RIDING:
                 return "unlocked"
+            case Doing.JAMMED:
+                return "jammed"
         return "moving"
 
     @property
@@ -84,6 +100,30 @@ class Ride:
     def range_m(self) -> int:
         """How far the charge still goes."""
         return round(self.battery_percent / _PERCENT_PER_METRE)
+
+    def objection(self, command: str) -> str | None:
+        """Why this command cannot be obeyed at this moment, as an ack's `error` says it."""
+        stands = command in ("lock", "reboot", "power_off", "unlock_battery")
+        if stands and self.speed_kmh > 0:
+            return "moving"
+        if command in ("unlock", "lock") and self.lock == "moving":
+            return "busy"
+        if command in ("unlock", "unlock_battery") and self.battery_percent < _DYING_PERCENT:
+            return "low_battery"
+        return None
+
+    def turn_bolt(self, wanted: str, *, sticks: bool = False) -> None:
+        """Begin to make the lock `locked` or `unlocked`; it ends so, or `jammed` if it sticks."""
+        self._sticks = sticks
+        if wanted != self.lock:
+            self._target_kmh = 0.0
+            self._begin(Doing.UNLOCKING if wanted == "unlocked" else Doing.LOCKING, _BOLT_S)
+            self._by_rider = False
+
+    def open_battery(self) -> None:
+        """Somebody is there to swap it."""
+        self._low_told = True
+        self._left_s = min(self._left_s, 5.0)
 
     def advance(self, for_s: float) -> list[Happening]:
         """Let `for_s` simulated seconds pass; returns what happened in them, in order."""
@@ -101,14 +141,34 @@ class Ride:
                 return self._roll(tick_s)
             case Doing.PARKED:
                 return self._stand(tick_s)
-            case Doing.UNLOCKING if self._left_s <= 0:
-                self._begin(Doing.RIDING, self._rng.uniform(90, 480))
-                self._target_kmh = 18.0
-                return [Happening("trip_start")]
-            case Doing.LOCKING if self._left_s <= 0:
-                self._begin(Doing.PARKED, self._rng.uniform(20, 300))
-                return [Happening("trip_end")]
+            case _ if self._left_s <= 0:
+                return self._end_of_waiting()
         return []
+
+    def _end_of_waiting(self) -> list[Happening]:
+        match self.doing:
+            case Doing.UNLOCKING | Doing.LOCKING if self._sticks:
+                self._begin(Doing.JAMMED, _JAMMED_S)
+                return [Happening("fault", "lock")]
+            case Doing.UNLOCKING if not self._by_rider:
+                self._begin(Doing.READY, self._rng.uniform(5, 30))
+            case Doing.UNLOCKING:
+                return self._set_off()
+            case Doing.READY if self._rides:
+                return self._set_off()
+            case Doing.LOCKING:
+                self._begin(Doing.PARKED, self._rng.uniform(20, 300))
+                was_on_trip, self._on_trip = self._on_trip, False
+                return [Happening("trip_end")] if was_on_trip else []
+            case Doing.JAMMED:
+                self._begin(Doing.PARKED, self._rng.uniform(20, 300))
+        return []
+
+    def _set_off(self) -> list[Happening]:
+        self._begin(Doing.RIDING, self._rng.uniform(90, 480))
+        self._target_kmh = min(18.0, self.limit_kmh)
+        self._on_trip = True
+        return [Happening("trip_start")]
 
     def _begin(self, doing: Doing, for_s: float) -> None:
         self.doing = doing
@@ -128,7 +188,9 @@ class Ride:
             return []
         if self._low_told or self.battery_percent <= _LOW_PERCENT:
             return self._swap_battery()
-        self._begin(Doing.UNLOCKING, _BOLT_S)
+        if self._rides:
+            self._sticks, self._by_rider = False, True
+            self._begin(Doing.UNLOCKING, _BOLT_S)
         return []
 
     def _swap_battery(self) -> list[Happening]:
@@ -140,7 +202,8 @@ class Ride:
 
     def _roll(self, tick_s: float) -> list[Happening]:
         if self._rng.random() < tick_s / 12:
-            self._target_kmh = self._rng.choice((0.0, 12.0, 18.0, 20.0, 22.0, 25.0))
+            wish_kmh = self._rng.choice((0.0, 12.0, 18.0, 20.0, 22.0, 25.0))
+            self._target_kmh = min(wish_kmh, self.limit_kmh)
         most_change = 6.0 * tick_s
         change = self._target_kmh - self.speed_kmh
         self.speed_kmh += max(-most_change, min(most_change, change))
@@ -153,6 +216,7 @@ class Ride:
         low = self.battery_percent <= _LOW_PERCENT and not self._low_told
         if low or self._left_s <= 0:
             self._target_kmh = self.speed_kmh = 0.0
+            self._sticks = False
             self._begin(Doing.LOCKING, _BOLT_S)
         if not low:
             return []

@@ -4,18 +4,21 @@ import asyncio
 import contextlib
 import random
 import socket
+import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final
 
 import aiomqtt
+import paho.mqtt.client as mqtt
 
 from devices.contract import topics
 from devices.contract.topics import Uplink
 from devices.simulator.city import City
+from devices.simulator.duty import Overheard
 from devices.simulator.firmware import Firmware, Link
 from devices.simulator.outbox import Message
-from devices.simulator.plan import Broker, FleetPlan, Totals
+from devices.simulator.plan import Broker, Credential, FleetPlan, Totals, Witness
 
 _KEEPALIVE_S: Final = 30
 _TIMEOUT_S: Final = 10.0
@@ -23,6 +26,7 @@ _FIRST_BACKOFF_S: Final = 0.5
 _MOST_BACKOFF_S: Final = 20.0
 _STABLE_S: Final = 30.0
 _DIALS_PER_S: Final = 100
+_OVERHEARD: Final = 64
 _BOOTS_BEGAN_S: Final = 1_735_689_600
 """2025-01-01: boots are counted from here in seconds, so that a later fleet has higher ones."""
 
@@ -43,8 +47,9 @@ async def run_fleet(
     stop: asyncio.Event | None = None,
     totals: Totals | None = None,
     journal: Journal | None = None,
+    witness: Witness | None = None,
 ) -> None:
-    """Ride and report until `stop` is set or this is cancelled.
+    """Ride, report and obey until `stop` is set or this is cancelled.
 
     After `stop` each connected scooter sends what it has, says `offline` and disconnects.
     Cancelled, it disconnects without a goodbye. Returns, or raises CancelledError, when every
@@ -52,25 +57,39 @@ async def run_fleet(
     """
     stop = stop or asyncio.Event()
     totals = totals or Totals()
-    city = City(plan.seed)
+    city, overheard = City(plan.seed), Overheard(maxlen=_OVERHEARD)
     began_s, began = time.time(), time.monotonic()
 
     def now_ms() -> int:
         return int((began_s + time.monotonic() - began) * 1000)
 
+    def scooter(scooter_id: str) -> _Scooter:
+        credential = broker.credentials.get(scooter_id)
+        firmware = Firmware(
+            scooter_id,
+            plan,
+            city,
+            boot=int(began_s) - _BOOTS_BEGAN_S,
+            now_ms=now_ms(),
+            totals=totals,
+            command_key=credential.command_key if credential else None,
+            witness=witness,
+            overheard=overheard,
+        )
+        return _Scooter(firmware, broker, stop=stop, now_ms=now_ms, journal=journal)
+
+    fleet = {scooter_id: scooter(scooter_id) for scooter_id in plan.scooter_ids()}
     async with asyncio.TaskGroup() as group:
-        for scooter_id in plan.scooter_ids():
-            firmware = Firmware(
-                scooter_id,
-                plan,
-                city,
-                boot=int(began_s) - _BOOTS_BEGAN_S,
-                now_ms=now_ms(),
-                totals=totals,
-            )
-            scooter = _Scooter(firmware, broker, stop=stop, now_ms=now_ms, journal=journal)
-            run = scooter.run(first_dial_within_s=plan.size / _DIALS_PER_S)
+        group.create_task(_stir_at(stop, fleet.values()), name="fleet stops")
+        for scooter_id, each in fleet.items():
+            run = each.run(first_dial_within_s=len(fleet) / _DIALS_PER_S)
             group.create_task(run, name=scooter_id)
+
+
+async def _stir_at(stop: asyncio.Event, fleet: Iterable["_Scooter"]) -> None:
+    await stop.wait()
+    for scooter in fleet:
+        scooter.stir()
 
 
 class _Scooter:
@@ -86,11 +105,18 @@ class _Scooter:
         self._firmware = firmware
         self._id = firmware.scooter_id
         self._broker = broker
+        shared = Credential(broker.username or "", broker.password or "")
+        self._login = broker.credentials.get(self._id, shared)
         self._stop = stop
+        self._stirred = asyncio.Event()
         self._now_ms = now_ms
         self._journal = journal
         self._ceiling_s = _FIRST_BACKOFF_S
         self._dial_at = 0.0
+
+    def stir(self) -> None:
+        """Something is to be done at once: whatever pauses goes on."""
+        self._stirred.set()
 
     async def run(self, *, first_dial_within_s: float) -> None:
         await self._pause(random.uniform(0, first_dial_within_s))  # noqa: S311 - not a secret
@@ -159,8 +185,8 @@ class _Scooter:
             self._broker.host,
             self._broker.port,
             identifier=self._id,
-            username=self._broker.username,
-            password=self._broker.password,
+            username=self._login.username or None,
+            password=self._login.password or None,
             tls_context=self._broker.tls,
             protocol=_PROTOCOLS[self._firmware.model.mqtt],
             will=will,
@@ -171,17 +197,23 @@ class _Scooter:
     async def _report(self, client: aiomqtt.Client) -> None:
         """Say what there is to say until the firmware wants to be away or the fleet stops."""
         firmware, outbox = self._firmware, self._firmware.outbox
-        await client.subscribe(topics.receipts(self._id), qos=1)
+        # Before the birth, at which the gateway sends what waited for this scooter.
+        await client.subscribe([(topics.receipts(self._id), 1), (topics.commands(self._id), 1)])
         await self._publish(client, _status(firmware.birth()))
         firmware.connected()
         while True:
             firmware.step(self._now_ms())
             if firmware.link is Link.ASLEEP:
                 await self._publish(client, _status(firmware.goodbye("sleeping")))
+            if firmware.link is Link.OFF:
+                await self._publish(client, _status(firmware.goodbye("offline")))
             if firmware.link is not Link.UP:
                 return
             while (message := outbox.next(self._now_ms())) is not None:
                 await self._publish(client, message)
+            if (freeze_s := firmware.frozen_for_s()) is not None:
+                await self._freeze(client, freeze_s)
+                continue
             if self._stop.is_set():
                 await self._publish(client, _status(firmware.goodbye("offline")))
                 return
@@ -198,13 +230,36 @@ class _Scooter:
     async def _listen(self, client: aiomqtt.Client) -> None:
         """Take what the gateway says; raises MqttError when the connection ends."""
         async for message in client.messages:
+            payload = bytes(message.payload)
             if message.topic.value == topics.receipts(self._id):
-                self._firmware.outbox.receipted(bytes(message.payload))
+                self._firmware.outbox.receipted(payload)
+            elif message.topic.value == topics.commands(self._id):
+                now_ms = self._now_ms()
+                self._firmware.hear_command(payload, retained=message.retain, now_ms=now_ms)
+                self.stir()
 
-    async def _pause(self, for_s: float) -> None:
+    async def _freeze(self, client: aiomqtt.Client, for_s: float) -> None:
+        """Neither read nor send while the connection stays open; then read all that has come."""
+        paho = client._client  # noqa: SLF001 - see _shut
+        open_socket = paho.socket()
+        if not isinstance(open_socket, socket.socket):
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(open_socket.fileno())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(for_s):
                 await self._stop.wait()
+        if open_socket.fileno() >= 0:
+            loop.add_reader(open_socket.fileno(), _read, paho, open_socket)
+
+    async def _pause(self, for_s: float) -> None:
+        """Wait so long, or until something is to be done, or the fleet stops."""
+        self._stirred.clear()
+        if self._stop.is_set():
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(for_s):
+                await self._stirred.wait()
 
 
 def _status(payload: bytes) -> Message:
@@ -217,6 +272,13 @@ def _heed_cancellation() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
+
+
+def _read(paho: mqtt.Client, open_socket: socket.socket) -> None:
+    """What aiomqtt's own reader does: TLS may hold more than the socket shows."""
+    paho.loop_read()
+    while isinstance(open_socket, ssl.SSLSocket) and open_socket.pending():
+        paho.loop_read()
 
 
 async def _cut(client: aiomqtt.Client, listening: asyncio.Task[None]) -> None:
