@@ -31,7 +31,7 @@ app.command("demo", short_help="Run everything here, with a simulated fleet.")(c
 app.add_typer(_gateway, name="gateway", short_help="Run the gateway against given servers.")
 app.command("migrate", short_help="Bring the tables in Postgres up to date.")(cli_running.migrate)
 app.command("settings", short_help="List every setting, secrets masked.")(cli_running.settings)
-app.command("doctor", short_help="Examine broker, Redis and Postgres.")(cli_running.doctor)
+app.command("doctor", short_help="Examine servers, access and secrets.")(cli_running.doctor)
 app.command("health", short_help="Ask the running gateway how it is.")(cli_running.health)
 
 app.add_typer(devices, name="devices", short_help="Who may get in: scooters.")

@@ -150,10 +150,12 @@ def health(
 
 
 def doctor(*, as_json: Json = False) -> None:
-    """Examine the broker, Redis and Postgres as the gateway would use them.
+    """Examine the broker, Redis and Postgres, who gets in, and the files with secrets.
 
     Each finding says how to mend it; the exit code is 1 when there is one. It writes nothing
-    that lasts: at the broker it uses a topic and a session of its own, and deletes that.
+    that lasts: at the broker it uses topics and sessions of its own, and deletes these. It tries
+    to speak and to listen as somebody else there, and to log in with wrong secrets: the broker
+    notes refused logins in its log.
 
     \b
     Example: scooter doctor

@@ -25,7 +25,7 @@ _REMEDY: Final = "give the broker the access list broker/acl (`acl_file`), and r
 
 async def examine_access(settings: Settings) -> Report:
     """Raises SettingsError for wrong certificate files; whatever else is wrong is a finding."""
-    report = Report("access list", f"{settings.mqtt_host}:{settings.mqtt_port}")
+    report = Report("access", f"{settings.mqtt_host}:{settings.mqtt_port}")
     broker = broker_address(settings)
     try:
         async with AsyncExitStack() as stack:

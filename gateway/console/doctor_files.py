@@ -47,11 +47,16 @@ async def examine_files(settings: Settings) -> Report:
 
 
 def _examine_secrets(settings: Settings, report: Report) -> None:
-    """Where secrets of the settings are kept. The fleet's own secret is one of them."""
-    kept = env_file()
+    """Where secrets are kept; the fleet's own is in the file of settings, if anywhere here."""
+    kept = [env_file(), settings.mqtt_key_file]
+    if settings.mqtt_authority_file is not None:
+        kept.append(settings.mqtt_authority_file.with_name("ca.key"))
     report.facts["fleet_secret"] = "set" if settings.fleet_secret else "not set"
-    if kept.is_file() and (problem := _open_to_others(kept)):
-        report.findings.append(problem)
+    report.findings += [
+        problem
+        for file in kept
+        if file is not None and file.is_file() and (problem := _open_to_others(file))
+    ]
     if settings.fleet_secret is None:
         report.notes.append(
             "SCOOTER_FLEET_SECRET is not set: commands are not signed, and a scooter has to trust "

@@ -68,7 +68,7 @@ async def test_shipped_servers_are_well(tmp_path: Path) -> None:
 
     assert {name: report["findings"] for name, report in reports(ended).items()} == {
         "broker": [],
-        "access list": [],
+        "access": [],
         "listeners": [],
         "files": [],
         "redis": [],

@@ -17,6 +17,7 @@ from broker.accounts import (
     write_fixed_accounts,
     write_passwords,
 )
+from broker.certificates import ensure_authority
 from devices.registry import NewScooter, Registry
 from gateway.console.doctor_files import examine_files
 from gateway.console.doctor_report import Report
@@ -144,6 +145,18 @@ async def test_an_authority_that_ends_within_thirty_days_is_found(
     found = told(await examine(None, mqtt_authority_file=file))
 
     assert ("no scooter trusts the broker any more" in found) is is_found
+
+
+async def test_a_key_that_others_may_read_is_found(tmp_path: Path) -> None:
+    files = ensure_authority(tmp_path)
+    well = await examine(None, mqtt_authority_file=files.ca, mqtt_key_file=files.key)
+    for file in (files.ca_key, files.key):
+        file.chmod(0o644)
+    open_to_others = await examine(None, mqtt_authority_file=files.ca, mqtt_key_file=files.key)
+
+    assert well.findings == []
+    assert f"{files.ca_key} has mode 0644" in told(open_to_others)
+    assert f"{files.key} has mode 0644" in told(open_to_others)
 
 
 async def test_an_authority_that_is_none_is_found(tmp_path: Path) -> None:
