@@ -4,6 +4,7 @@ import asyncio
 import ssl
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import mqtt5
@@ -88,8 +89,11 @@ async def test_nobody_gets_in_without_tls(place: BrokerPlace, listener: str) -> 
     packet = mqtt5.ConnectPacket("me", username=its.name, password=its.secret.encode())
     writer.write(packet.write())
 
-    assert not (await reader.read(1)).startswith(b"\x20")  # what a CONNACK starts with
+    answer = b""
+    with suppress(ConnectionError):
+        answer = await reader.read(1)
     writer.close()
+    assert answer != b"\x20"  # what a CONNACK starts with
 
 
 @pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])

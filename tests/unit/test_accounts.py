@@ -28,45 +28,6 @@ HASH = secret_hash("known to the tests")
 OLD = {"SC-0001": HASH, "alice.laptop": HASH}
 NEW = {"SC-0002": secret_hash("other"), **OLD}
 
-# Ends itself with SIGKILL before line N of our own modules; tells how it went with each N.
-KILLED_AT_EACH_LINE = """
-import os, signal, sys
-from pathlib import Path
-from broker.accounts import read_logins, write_passwords
-
-path, old, new = Path(sys.argv[1]), eval(sys.argv[2]), eval(sys.argv[3])
-ours = ("broker/accounts.py", "broker/files.py")
-
-def die_at(number):
-    def count(frame, event, argument):
-        nonlocal number
-        if not frame.f_code.co_filename.endswith(ours):
-            return None
-        if event == "line":
-            number -= 1
-            if number == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return count
-    sys.settrace(count)
-
-killed = 0
-while True:
-    child = os.fork()
-    if child == 0:
-        die_at(killed + 1)
-        write_passwords(path, new)
-        os._exit(0)
-    _, ended = os.waitpid(child, 0)
-    assert read_logins(path) in (old, new), f"killed at line {killed}"
-    if ended == 0:
-        break
-    assert os.WTERMSIG(ended) == signal.SIGKILL
-    killed += 1
-    write_passwords(path, old)
-assert read_logins(path) == new
-print(killed)
-"""
-
 DISK_FULL = """
 import resource, sys
 from pathlib import Path
@@ -267,14 +228,6 @@ def test_who_could_read_the_old_file_can_read_the_new_one(passwords: Path) -> No
         before.st_gid,
     )
     assert after.st_ino != before.st_ino
-
-
-def test_a_file_is_whole_wherever_its_writer_is_killed(passwords: Path) -> None:
-    told, errors = run(KILLED_AT_EACH_LINE, passwords, OLD, NEW)
-
-    assert errors == ""
-    assert int(told) > 50  # lines, each of which was the last of a process
-    assert {file.name for file in passwords.parent.iterdir()} == {"passwords", "passwords.fixed"}
 
 
 def test_a_full_disk_leaves_the_old_file_and_is_told(passwords: Path) -> None:
