@@ -9,6 +9,8 @@ from devices.console.exits import Exit
 from gateway.console.doctor_access import examine_access
 from gateway.console.doctor_listeners import examine_listeners
 from gateway.console.doctor_report import Report
+from gateway.links.broker import broker_address
+from gateway.links.probe import open_probe
 from gateway.local.servers import Servers, free_port
 from gateway.settings import Settings
 from tests.certificates import Authority
@@ -98,6 +100,34 @@ async def test_one_pattern_that_is_too_wide_is_found(
     change(own_mosquitto, "acl", first, f"{first}{line}\n")
 
     assert sentence in told(await examine_access(settings_of(own_mosquitto)))
+
+
+async def test_an_admin_with_the_rights_of_any_login_tries_these_too(
+    own_mosquitto: Servers,
+) -> None:
+    change(own_mosquitto, "acl", "user admin\ntopic deny #\n", "")
+    well = await examine_access(settings_of(own_mosquitto))
+    first = "pattern write scooters/%u/telemetry\n"
+    change(own_mosquitto, "acl", first, f"{first}pattern write scooters/+/commands\n")
+    too_wide = await examine_access(settings_of(own_mosquitto))
+
+    assert well.findings == []
+    assert not any("may write nothing" in note for note in well.notes)
+    assert "`admin` may publish to scooters/admin/commands, and it arrives" in told(too_wide)
+    assert "the broker takes what `admin` publishes to scooters/+/commands" in told(too_wide)
+
+
+async def test_a_gateway_hears_nothing_of_what_the_doctor_tries(own_mosquitto: Servers) -> None:
+    settings = settings_of(own_mosquitto)
+    broker = broker_address(settings)
+    async with open_probe(broker) as probe:
+        await probe.connect(broker, "watching", clean_start=True, session_expiry_s=0)
+        await probe.subscribe("scooters/#", "operators/#", "gateway/+/status")
+        await examine_access(settings)
+        await examine_listeners(settings)
+        await probe.subscribe("end")
+
+    assert [each.topic for each in probe.deliveries] == []
 
 
 async def test_a_gateway_that_may_forge_telemetry_is_found(own_mosquitto: Servers) -> None:
