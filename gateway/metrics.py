@@ -16,6 +16,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 BATCH_SIZES = (1, 4, 16, 64, 256, 1024)
 REJECT_REASONS = ("message", "unknown", "suspended", "retired")
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+RESULT_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
 class Metrics:
@@ -135,6 +136,42 @@ class Metrics:
         self.registry_age_s = Gauge(
             "gateway_registry_age_seconds",
             "Time since Postgres last confirmed what is known of the registry.",
+            registry=registry,
+        )
+        self.commands = Counter(
+            "gateway_commands",
+            "Moves of commands, by what they became; a repeated send counts as sent again.",
+            ["command", "status"],
+            registry=registry,
+        )
+        self.command_sent_seconds = Histogram(
+            "gateway_command_sent_seconds",
+            "From reading a request to the broker's PUBACK of its command.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.command_result_seconds = Histogram(
+            "gateway_command_result_seconds",
+            "From the first PUBACK of a command to the scooter's result.",
+            buckets=RESULT_SECONDS,
+            registry=registry,
+        )
+        self.commands_open = Gauge(
+            "gateway_commands_open", "Commands that wait for an answer.", registry=registry
+        )
+        self.acks_foreign = Counter(
+            "gateway_acks_foreign",
+            "Acks for a command that the scooter was never sent.",
+            registry=registry,
+        )
+        self.acks_without_effect = Counter(
+            "gateway_acks_without_effect",
+            "Acks that came again, or after the command's end.",
+            registry=registry,
+        )
+        self.commands_retained = Counter(
+            "gateway_commands_retained",
+            "Retained messages seen on a command topic: there must be none.",
             registry=registry,
         )
         self.primary = Gauge(

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from devices.contract import topics
 from devices.contract.messages import build_receipts
+from gateway.commands.office import CommandOffice
 from gateway.errors import ServerAway, StartRefused
 from gateway.gauges import keep_gauges
 from gateway.health import Health, serve_health
@@ -59,7 +60,7 @@ async def run(settings: Settings, *, stop: asyncio.Event, metrics: Metrics | Non
         pool = None
         if settings.postgres_url is not None:
             url = settings.postgres_url.get_secret_value()
-            pool = await stack.enter_async_context(open_postgres(url))
+            pool = await stack.enter_async_context(open_postgres(url, connections=16))
         redis = await stack.enter_async_context(open_redis(settings.redis_url.get_secret_value()))
         # Before anybody can ask: with nothing to watch yet it would say that it is ready.
         loops = _loops(settings, pool=pool, redis=redis, metrics=metrics, health=health)
@@ -98,6 +99,18 @@ def _loops(
         {"postgres": partial(pool.fetchval, "SELECT 1")} if pool else {}
     )
     registry = RegistryCopy(pool, redis, metrics=metrics) if pool else None
+    office = None
+    if pool is not None and registry is not None:
+        office = CommandOffice(
+            settings,
+            pool=pool,
+            redis=redis,
+            downlink=downlink,
+            registry=registry,
+            states=states,
+            primary=primary,
+            metrics=metrics,
+        )
     loops: dict[str, Loop] = {
         "name lease": name.run,
         "primary lease": partial(_hold_under, name, primary),
@@ -113,17 +126,22 @@ def _loops(
         "heartbeat": health.beat,
     }
     for each, session in sessions.items():
-        keep = partial(ingest, states=states, refill=refill, metrics=metrics, registry=registry)
+        keep = partial(ingest, refill=refill, metrics=metrics, registry=registry, session=each)
         loops[f"{each} session"] = session.run
-        loops[f"{each} ingest"] = partial(keep, session.batches(), session=each)
+        if each == "control" and office is not None:
+            batches = office.batches(session.batches())
+            loops[f"{each} ingest"] = partial(keep, batches, states=office.states)
+        else:
+            loops[f"{each} ingest"] = partial(keep, session.batches(), states=states)
     if registry is not None:
         loops["registry"] = registry.run
         health.watch("registry", lambda: None if registry.loaded.is_set() else UNKNOWN)
-    if pool is None:
+    if pool is None or office is None:
         return loops | _without_postgres(settings, redis=redis, metrics=metrics)
-    return loops | _with_postgres(
+    writing = office.loops() | _with_postgres(
         settings, pool=pool, redis=redis, dirty=dirty, downlink=downlink, name=name, metrics=metrics
     )
+    return loops | {each: partial(_once_proven, pool, loop) for each, loop in writing.items()}
 
 
 def _with_postgres(
@@ -136,7 +154,7 @@ def _with_postgres(
     name: Lease,
     metrics: Metrics,
 ) -> dict[str, Loop]:
-    writing: dict[str, Loop] = {
+    return {
         "snapshots": partial(
             write_snapshots, dirty, pool, period_s=settings.snapshot_period_s, metrics=metrics
         ),
@@ -150,7 +168,6 @@ def _with_postgres(
         ),
         "partitions": partial(tend_partitions, pool, keep=keep_days(settings), metrics=metrics),
     }
-    return {each: partial(_once_proven, pool, loop) for each, loop in writing.items()}
 
 
 def _without_postgres(settings: Settings, *, redis: Redis, metrics: Metrics) -> dict[str, Loop]:

@@ -69,6 +69,13 @@ class Settings(BaseSettings):
     fleet_secret: SecretStr | None = Field(
         None, description="the secret from which every scooter's command key is derived"
     )
+    unlock_without_uptime: bool = Field(
+        default=False,
+        description="unlock scooters that never told their uptime and so could obey too late",
+    )
+    unlock_battery_floor_percent: float = Field(
+        5.0, ge=0, le=100, description="below this a scooter is only unlocked with force"
+    )
     held_max: int = Field(
         8192, ge=256, le=65535, description="unsettled deliveries a session holds before it waits"
     )
@@ -93,6 +100,7 @@ class Settings(BaseSettings):
     keep_late_days: Days = Field(90, description="days until late reports are dropped")
     keep_rejects_days: Days = Field(14, description="days until rejects are dropped")
     keep_events_days: Days = Field(365, description="days until events are dropped")
+    keep_commands_days: Days = Field(730, description="days until closed commands are deleted")
     metrics_host: str = Field("127.0.0.1", description="where /metrics and /healthz listen")
     metrics_port: int = Field(9464, ge=0, le=65535, description="its port; 0 takes a free one")
     log_format: Literal["auto", "console", "json"] = Field(

@@ -280,6 +280,8 @@ def parse_request(payload: bytes) -> Request:
         raise CommandError(
             Refusal.BAD_REQUEST, f"payload: {len(payload)} bytes, at most {REQUEST_MAX}"
         )
+    if b"\\u0000" in payload:  # Postgres does not store it
+        raise CommandError(Refusal.BAD_REQUEST, "payload: a text contains a NUL character")
     try:
         orjson.loads(payload)  # stricter than the validator: no NaN, no lone surrogates
         request = Request.model_validate_json(payload)
@@ -287,8 +289,6 @@ def parse_request(payload: bytes) -> Request:
         raise CommandError(Refusal.BAD_REQUEST, f"payload: {error}") from None
     except ValidationError as error:
         raise CommandError(Refusal.BAD_REQUEST, _first_problem(error)) from None
-    if b"\\u0000" in payload and "\0" in request.ref + (request.reason or "") + request.command:
-        raise CommandError(Refusal.BAD_REQUEST, "a text contains a NUL character")
     return request
 
 

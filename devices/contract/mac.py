@@ -17,13 +17,14 @@ _SALT: Final = b"scooter command key 1"
 _MAC: Final = re.compile(rb',"mac":"([0-9a-f]{32})"\}\Z')
 
 
-def command_key(fleet_secret: str, scooter_id: str, generation: int) -> bytes:
+def command_key(fleet_secret: str | bytes, scooter_id: str, generation: int) -> bytes:
     """32 bytes for one credential of one scooter; HKDF-SHA-256 (RFC 5869).
 
     Handed out as hex in the bundle and stored nowhere: a new credential gets another key.
     """
     info = f"{scooter_id}\0{generation}".encode()
-    pseudorandom = hmac.digest(_SALT, fleet_secret.encode(), hashlib.sha256)
+    secret = fleet_secret.encode() if isinstance(fleet_secret, str) else fleet_secret
+    pseudorandom = hmac.digest(_SALT, secret, hashlib.sha256)
     return hmac.digest(pseudorandom, info + b"\x01", hashlib.sha256)  # one block is 32 bytes
 
 

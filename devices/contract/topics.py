@@ -11,6 +11,9 @@ OPERATOR_KEY: Final = r"[a-z0-9][a-z0-9_-]{0,30}\.[a-z0-9][a-z0-9_-]{0,30}"
 _REQUEST = re.compile(rf"operators/({OPERATOR_KEY})/commands")
 _LOGIN = re.compile(OPERATOR_KEY)
 
+REQUESTS: Final = "operators/"
+"""How every topic of an operator begins."""
+
 EVERY_REQUEST: Final = "operators/+/commands"
 """The filter that matches every operator's requests."""
 

@@ -1,12 +1,15 @@
 """MQTT out: publish at QoS 1 and await the broker's PUBACK; the gateway's own birth and will."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Final
+from enum import StrEnum
+from typing import Any, Final
 
 import aiomqtt
 import orjson
 import structlog
+from paho.mqtt.client import MQTT_ERR_SUCCESS
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -20,6 +23,17 @@ log = structlog.get_logger()
 
 DROPPED: Final = "$SYS/broker/publish/messages/dropped"
 TIMEOUT_S: Final = 5.0
+
+
+class Published(StrEnum):
+    """What a PUBACK says (MQTT 5 §3.4.2.1)."""
+
+    TAKEN = "taken"
+    NOBODY = "nobody"  # subscribes to it: no session, whether connected or kept, gets it
+
+
+_NOBODY: Final = 0x10
+_REFUSED: Final = 0x80
 
 
 class PublishUnknown(GatewayError):
@@ -39,6 +53,43 @@ def _keep_cancelled() -> None:
         raise asyncio.CancelledError
 
 
+class _Client(aiomqtt.Client):
+    """The library throws the reason code of a PUBACK away; this one returns it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as the library's
+        self._reasons: dict[int, int] = {}
+        super().__init__(*args, **kwargs)
+
+    async def publish_at_least_once(
+        self, topic: str, payload: bytes, *, retain: bool, properties: Properties | None
+    ) -> int:
+        """As the library's `publish` at QoS 1; returns the PUBACK's reason code."""
+        info = self._client.publish(topic, payload, 1, retain, properties)
+        if info.rc != MQTT_ERR_SUCCESS:
+            raise aiomqtt.MqttCodeError(info.rc, "Could not publish message")
+        confirmation = asyncio.Event()
+        try:
+            if not info.is_published():
+                with self._pending_call(info.mid, confirmation, self._pending_publishes):
+                    await self._wait_for(confirmation.wait(), timeout=None)
+            return self._reasons.get(info.mid, 0)
+        finally:
+            self._reasons.pop(info.mid, None)
+
+    def _on_publish(
+        self,
+        client: Any,  # noqa: ANN401 - as the library's
+        userdata: Any,  # noqa: ANN401
+        mid: int,
+        reason_code: Any,  # noqa: ANN401
+        properties: Any,  # noqa: ANN401
+    ) -> None:
+        with contextlib.suppress(KeyError):
+            if mid in self._pending_publishes:
+                self._reasons[mid] = reason_code.value
+        super()._on_publish(client, userdata, mid, reason_code, properties)
+
+
 class Downlink:
     """One connection that publishes; `may_connect` is awaited before each CONNECT."""
 
@@ -55,7 +106,7 @@ class Downlink:
         self._metrics = metrics
         self._may_connect = may_connect
         self._outage = Outage("broker, downlink")
-        self._client: aiomqtt.Client | None = None
+        self._client: _Client | None = None
         self._until: asyncio.Timeout | None = None
 
     @property
@@ -71,24 +122,31 @@ class Downlink:
         qos: int,
         retain: bool = False,
         expiry_s: int | None = None,
-    ) -> None:
+        correlation: bytes | None = None,
+    ) -> Published:
         """Return when the broker has it (QoS 1) or it is written (QoS 0).
 
-        Raises ServerAway when it cannot be sent and PublishUnknown when no PUBACK came.
+        Raises ServerAway when it cannot be sent or the broker refuses it, and PublishUnknown when
+        no PUBACK came.
         """
         client = self._client
         if client is None:
             raise ServerAway("broker", "the downlink is not connected")
-        properties = None
-        if expiry_s is not None:
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.MessageExpiryInterval = expiry_s
+        properties = _properties(expiry_s, correlation)
         try:
-            await client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
+            if qos == 0:
+                await client.publish(topic, payload, qos=0, retain=retain, properties=properties)
+                return Published.TAKEN
+            reason = await client.publish_at_least_once(
+                topic, payload, retain=retain, properties=properties
+            )
         except aiomqtt.MqttCodeError as error:
             raise ServerAway("broker", str(error)) from error
         except aiomqtt.MqttError as error:
             raise PublishUnknown(topic) from error
+        if reason >= _REFUSED:
+            raise ServerAway("broker", f"it refuses what is published on {topic}: {reason:#x}")
+        return Published.NOBODY if reason == _NOBODY else Published.TAKEN
 
     async def run(self) -> None:
         """Stay connected for ever. Cancel to stop: the goodbye is published first."""
@@ -128,7 +186,7 @@ class Downlink:
             self._client = self._until = None
             self._metrics.connected.labels(connection="downlink").set(0)
 
-    def _tell_connected(self, client: aiomqtt.Client) -> None:
+    def _tell_connected(self, client: _Client) -> None:
         self._client = client
         self._outage.back()
         self._metrics.reconnects.labels(connection="downlink").inc()
@@ -152,10 +210,10 @@ class Downlink:
         except (aiomqtt.MqttError, TimeoutError) as error:
             log.debug("no goodbye", reason=str(error))
 
-    def _new_client(self) -> aiomqtt.Client:
+    def _new_client(self) -> _Client:
         """A client serves one connection: its queues and pending calls are stale afterwards."""
         broker = self._broker
-        client = aiomqtt.Client(
+        client = _Client(
             broker.host,
             broker.port,
             username=broker.username,
@@ -174,3 +232,14 @@ class Downlink:
         )
         client.pending_calls_threshold = 1000  # receipts leave many at a time; it warns at 10
         return client
+
+
+def _properties(expiry_s: int | None, correlation: bytes | None) -> Properties | None:
+    if expiry_s is None and correlation is None:
+        return None
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    if expiry_s is not None:
+        properties.MessageExpiryInterval = expiry_s
+    if correlation is not None:
+        properties.CorrelationData = correlation
+    return properties

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Final
 
-from devices.contract.topics import Uplink, every
+from devices.contract.topics import EVERY_REQUEST, Uplink, every
 from gateway.settings import Settings
 
 TELEMETRY_LINGER_S: Final = 0.01
@@ -57,6 +57,8 @@ def session_plans(settings: Settings) -> SessionPlans:
 
     plain, shared = every(Uplink.TELEMETRY), f"$share/gateway/{every(Uplink.TELEMETRY)}"
     wanted, unwanted = (shared, plain) if settings.mqtt_shared else (plain, shared)
+    # Without a ledger nobody's requests are taken.
+    requests = (EVERY_REQUEST,) if settings.postgres_url is not None else ()
     return SessionPlans(
         telemetry=replace(
             plan("telemetry", f"{settings.instance}.telemetry", wanted),
@@ -66,5 +68,7 @@ def session_plans(settings: Settings) -> SessionPlans:
         events=plan(
             "events", "gateway.events", every(Uplink.EVENTS), every(Uplink.TELEMETRY_BATCH)
         ),
-        control=plan("control", "gateway.control", every(Uplink.ACKS), every(Uplink.STATUS)),
+        control=plan(
+            "control", "gateway.control", every(Uplink.ACKS), every(Uplink.STATUS), *requests
+        ),
     )

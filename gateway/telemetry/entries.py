@@ -154,7 +154,8 @@ def _event(_delivery: Delivery, message: Message, received_ms: int) -> Entry:
 
 
 def _ack(_delivery: Delivery, message: Message, received_ms: int) -> Entry:
-    return {"k": "ack", "id": message.scooter_id} | _report(message.body, received_ms)  # type: ignore[arg-type]
+    entry = {"k": "ack", "id": message.scooter_id, "a": message.body}
+    return entry | _report(message.body, received_ms)  # type: ignore[arg-type]
 
 
 def _status(_delivery: Delivery, message: Message, _received_ms: int) -> Entry:

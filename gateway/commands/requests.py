@@ -1,0 +1,172 @@
+"""An operator's wish becomes a recorded command, or a refusal; both before anybody is told."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import asyncpg
+import orjson
+import structlog
+
+from devices.contract.commands import COMMANDS, CommandStatus, Refusal
+from gateway.commands import ledger, wishes
+from gateway.commands.facts import FactsReader
+from gateway.commands.ledger_rows import Move
+from gateway.commands.open_commands import OpenCommands
+from gateway.commands.recording import Recorded, Recorder, Rights, one_each
+from gateway.commands.wishes import Asker, NoWish, Wish
+from gateway.errors import GatewayError
+from gateway.links.delivery import Delivery
+from gateway.metrics import Metrics
+from gateway.storage.postgres import AWAY, transaction
+
+log = structlog.get_logger()
+
+RECORD_WITHIN_S: Final = 3.0
+"""After this Postgres counts as away and requests are refused."""
+
+_RACES: Final = 3
+_REFUSE_WITHIN_S: Final = 2.0
+
+Publish = Callable[[str, bytes, bytes | None], Awaitable[object]]
+"""Sends a reply that is not recorded: topic, payload, correlation data; raises GatewayError."""
+
+
+class Requests:
+    """Takes requests; what it accepts is in `open_commands` when `accept` returns."""
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        recorder: Recorder,
+        *,
+        rights: Rights,
+        facts: FactsReader,
+        open_commands: OpenCommands,
+        publish: Publish,
+        replies_wanted: asyncio.Event,
+        metrics: Metrics,
+    ) -> None:
+        self._pool = pool
+        self._recorder = recorder
+        self._rights = rights
+        self._facts = facts
+        self._open = open_commands
+        self._publish = publish
+        self._replies_wanted = replies_wanted
+        self._metrics = metrics
+        self._doubtful: dict[str, None] = {}
+
+    async def accept(self, deliveries: Sequence[Delivery]) -> list[str | None]:
+        """Record each; returns the reason why one is a reject, None where it is a request.
+
+        Raises ServerAway while the states cannot be read: bring them again. While Postgres is
+        away all are refused at once, by a reply that nobody records.
+        """
+        read = [self._read(delivery) for delivery in deliveries]
+        good = [each for each in read if isinstance(each, Wish)]
+        bad = [each for each in read if isinstance(each, NoWish)]
+        facts = await self._facts.read(each.request.scooter_id for each in good)
+        if bad:
+            await self._in_transaction(partial(self._recorder.refuse, bad=bad), refused=bad)
+        for wanted in one_each(good):
+            recorded = await self._in_transaction(
+                partial(self._recorder.record, wishes=wanted, facts=facts),
+                refused=[_unavailable(each) for each in wanted],
+            )
+            if recorded is not None:
+                self._take(recorded)
+        return [each.detail if isinstance(each, NoWish) else None for each in read]
+
+    async def disown(self, connection: asyncpg.Connection) -> None:
+        """Refuse in the ledger too what was refused while it could not be seen.
+
+        Nothing of it was sent: what is not in `open_commands` is not dispatched before this.
+        """
+        ids = list(self._doubtful)
+        moves = [
+            Move(
+                request_id=each,
+                to=CommandStatus.REFUSED,
+                by="gateway",
+                detail=f"{Refusal.UNAVAILABLE}: refused while the ledger was away",
+                after=(CommandStatus.QUEUED, CommandStatus.SENT),
+            )
+            for each in ids
+        ]
+        await ledger.move(connection, moves)
+        for each in ids:
+            self._doubtful.pop(each, None)
+
+    def _read(self, delivery: Delivery) -> Wish | NoWish:
+        wish = wishes.read(delivery)
+        if isinstance(wish, Wish) and self._rights.operator_of(wish.asker.login) is None:
+            detail = f"{Refusal.NO_RIGHT}: {wish.asker.login} is no active key of an operator"
+            return NoWish(asker=wish.asker, detail=detail, said=wishes.said_of(wish.request))
+        return wish
+
+    async def _in_transaction(
+        self,
+        work: Callable[[asyncpg.Connection], Awaitable[Any]],
+        *,
+        refused: Sequence[NoWish],
+    ) -> Any:  # noqa: ANN401 - what `work` returns
+        """What `work` returned, committed; None when Postgres is away and `refused` were told."""
+        result = None
+        try:
+            async with asyncio.timeout(RECORD_WITHIN_S):
+                for attempt in range(_RACES):
+                    try:
+                        async with self._pool.acquire() as connection, transaction(connection):
+                            result = None
+                            result = await work(connection)
+                        break
+                    except asyncpg.UniqueViolationError:  # another gateway was faster
+                        if attempt == _RACES - 1:
+                            raise
+        except AWAY as error:
+            log.warning("requests refused: no ledger", reason=str(error) or type(error).__name__)
+            if isinstance(result, Recorded):  # the commit may have come through
+                self._doubtful |= {each.request_id: None for each in result.opened}
+            await self._refuse_aloud(refused)
+            return None
+        self._replies_wanted.set()
+        return result
+
+    def _take(self, recorded: Recorded) -> None:
+        for moved in recorded.moved:
+            self._open.forget(moved.request_id)
+            self._count(moved.command, moved.status)
+        for opened in recorded.opened:
+            self._open.add(opened)
+        for command, status in recorded.begun:
+            self._count(command, status)
+
+    def _count(self, command: str, status: CommandStatus) -> None:
+        label = command if command in COMMANDS else "other"
+        self._metrics.commands.labels(command=label, status=status).inc()
+
+    async def _refuse_aloud(self, refused: Sequence[NoWish]) -> None:
+        """Nobody records these; whoever does not hear it asks again with the same `ref`."""
+        now_ms = time.time_ns() // 1_000_000
+        try:
+            async with asyncio.timeout(_REFUSE_WITHIN_S), asyncio.TaskGroup() as group:
+                for each in refused:
+                    if each.asker is not None:
+                        body = wishes.refusal(each.said, each.detail, now_ms=now_ms)
+                        group.create_task(self._tell(each.asker, orjson.dumps(body)))
+        except TimeoutError:
+            log.warning("refusals not told: the broker does not answer")
+
+    async def _tell(self, asker: Asker, payload: bytes) -> None:
+        try:
+            await self._publish(asker.topic, payload, asker.correlation)
+        except GatewayError as error:
+            log.warning("refusal not told", reason=str(error))
+
+
+def _unavailable(wish: Wish) -> NoWish:
+    detail = f"{Refusal.UNAVAILABLE}: commands cannot be recorded now, so none is carried out"
+    return NoWish(asker=wish.asker, detail=detail, said=wishes.said_of(wish.request))

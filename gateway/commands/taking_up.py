@@ -1,0 +1,115 @@
+"""Whoever is primary takes up every open command: after a start, a takeover, an outage."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import asyncpg
+
+from devices.contract.commands import COMMANDS, CommandStatus
+from gateway.commands import ledger
+from gateway.commands.acks import Acks
+from gateway.commands.facts import FactsReader
+from gateway.commands.open_commands import OpenCommands, clock, taken_up
+from gateway.errors import ServerAway
+from gateway.outage import Outage
+from gateway.storage.postgres import AWAY, transaction
+
+PERIOD_S: Final = 2.0
+EVERY: Final = 5
+"""Rounds between two looks into the ledger while nothing was lost."""
+
+PRUNE_PERIOD_S: Final = 600.0
+
+_AWAY: Final[tuple[type[BaseException], ...]] = (ServerAway, *AWAY)
+
+
+class TakingUp:
+    """Keeps `open_commands` what the ledger says is open, and finds who came online unheard."""
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        *,
+        facts: FactsReader,
+        acks: Acks,
+        open_commands: OpenCommands,
+        disown: Callable[[asyncpg.Connection], Awaitable[None]],
+        came_online: Callable[[str], None],
+        may_take: Callable[[], Awaitable[object]],
+        is_primary: Callable[[], bool],
+    ) -> None:
+        self._pool = pool
+        self._facts = facts
+        self._acks = acks
+        self._open = open_commands
+        self._disown = disown
+        self._came_online = came_online
+        self._may_take = may_take
+        self._is_primary = is_primary
+        self._rounds = 0
+
+    def lose(self, _reason: str) -> None:
+        """Another gateway is primary now: what is open is its business."""
+        self._open.clear()
+        self._rounds = 0
+
+    async def run(self) -> None:
+        """Take up for ever."""
+        outage = Outage("open commands", most_s=5.0)
+        while True:
+            if not self._is_primary():
+                self.lose("")
+                await self._may_take()
+            wait_s = PERIOD_S
+            try:
+                while await self._acks.drain():
+                    pass
+                if self._rounds % EVERY == 0:
+                    await self.take_up()
+                await self.look_around()
+                self._rounds += 1
+                outage.back()
+            except _AWAY as error:
+                self._rounds = 0
+                wait_s = outage.away(str(error) or type(error).__name__)
+            await asyncio.sleep(wait_s)
+
+    async def take_up(self) -> None:
+        """What is open in the ledger is open here, and nothing else."""
+        async with self._pool.acquire() as connection, transaction(connection):
+            await self._disown(connection)
+        before = {each.request_id for each in self._open}
+        asked_at = clock()
+        rows = {row.request_id: row for row in await ledger.still_open(self._pool)}
+        for request_id in before - rows.keys():
+            self._open.forget(request_id)
+        for request_id, row in rows.items():
+            if self._open.get(request_id) is None:
+                self._open.add(taken_up(row, asked_at))
+
+    async def look_around(self) -> None:
+        """A report may have told what no birth did: that a scooter is online."""
+        waiting = {
+            each.scooter_id
+            for each in self._open
+            if each.due == math.inf
+            and COMMANDS[each.command].waits
+            and each.status is CommandStatus.QUEUED
+        }
+        for scooter_id, facts in (await self._facts.read(waiting)).items():
+            if not facts.is_away:
+                self._came_online(scooter_id)
+
+
+async def prune_commands(pool: asyncpg.Pool, *, keep_days: int) -> None:
+    """Delete what is too old, in small portions, for ever."""
+    outage = Outage("old commands")
+    while True:
+        try:
+            pruned = await ledger.prune(pool, keep_days=keep_days)
+            outage.back()
+            await asyncio.sleep(0 if pruned else PRUNE_PERIOD_S)
+        except AWAY as error:
+            await asyncio.sleep(outage.away(str(error) or type(error).__name__))
