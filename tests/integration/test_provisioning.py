@@ -1,7 +1,6 @@
 """Provisioning on a real broker and a real registry: what a bundle opens, and what closes it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,41 +11,16 @@ from devices.issuing import issue
 from devices.refusals import Refused, Unfinished
 from devices.registry import NewScooter, Standing, UnknownScooter
 from devices.standing import StandingError
-from gateway.local.mosquitto_package import Mosquitto
 from tests.broker_place import BrokerPlace
 from tests.desk import (
     BY,
     FLEET_SECRET,
     Desk,
-    address_of,
     client_of,
     document_of,
     ends,
     gets_in,
-    open_desk,
 )
-
-
-@pytest.fixture(scope="module")
-def broker_place(
-    tmp_path_factory: pytest.TempPathFactory, mosquitto_program: Mosquitto | None
-) -> Iterator[BrokerPlace]:
-    with BrokerPlace(tmp_path_factory.mktemp("broker") / "broker", mosquitto_program) as place:
-        yield place
-
-
-@pytest.fixture
-async def desk(broker_place: BrokerPlace, postgres_url: str) -> AsyncIterator[Desk]:
-    async with open_desk(address_of(broker_place, postgres_url)) as desk:
-        yield desk
-
-
-@pytest.fixture
-def unwritable(tmp_path: Path) -> Path:
-    """No folder can be made there, not even by root."""
-    file = tmp_path / "file"
-    file.write_text("in the way")
-    return file / "bundles"
 
 
 async def test_whoever_has_the_bundle_gets_in_as_that_scooter_and_is_heard(
