@@ -14,7 +14,8 @@ from devices.standing import Standing
 from gateway.errors import ServerAway, StartRefused
 from gateway.metrics import Metrics
 from gateway.outage import Outage
-from gateway.registry_mirror import CHANGES_MAX, Copy, Mirror
+from gateway.registry_keeper import MirrorKeeper
+from gateway.registry_mirror import Copy, Mirror
 from gateway.registry_source import (
     CHANNEL,
     WHOLE,
@@ -54,10 +55,7 @@ class RegistryCopy:
         self._rights = Rights({}, {})
         self._reading: Reading | None = None
         self._read_at = time.time()
-        self._unmirrored: dict[str, Known] | None = None
-        self._mirrored = ""
-        self._ahead, self._ahead_at = "", 0.0
-        self._to_mirror = asyncio.Event()
+        self._keeper = MirrorKeeper(self._mirror)
         self._size = metrics.registry_scooters
         metrics.registry_age_s.set_function(self.age_s)
         self.loaded = asyncio.Event()
@@ -101,7 +99,7 @@ class RegistryCopy:
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow(), name="registry in memory")
-            group.create_task(self._keep_mirror(), name="registry in redis")
+            group.create_task(self._keeper.run(), name="registry in redis")
 
     async def _follow(self) -> None:
         outage = Outage("registry in postgres", most_s=5.0)
@@ -155,22 +153,20 @@ class RegistryCopy:
             await self._pool.release(connection)
 
     def _take(self, reading: Reading) -> None:
+        changed = None
         if reading.is_whole:
             self._scooters = reading.scooters
-            self._unmirrored = None
         else:
+            known = self._scooters
             changed = {
-                each: known
-                for each, known in reading.scooters.items()
-                if self._scooters.get(each) != known
+                each: new for each, new in reading.scooters.items() if known.get(each) != new
             }
-            self._scooters |= changed
-            if self._unmirrored is not None:
-                self._unmirrored |= changed
+            known |= changed
         self._rights = reading.rights
         self._reading = reading
         self._know(time.time())
-        self._to_mirror.set()
+        copy = Copy(reading.stamp, self._scooters, self._rights, self._read_at)
+        self._keeper.take(copy, changed, began_at=reading.began_at)
 
     def _know(self, read_at: float) -> None:
         self._read_at = read_at
@@ -183,38 +179,3 @@ class RegistryCopy:
             if copy is not None:
                 self._scooters, self._rights = dict(copy.scooters), copy.rights
                 self._know(copy.read_at)
-
-    async def _keep_mirror(self) -> None:
-        """After each reading, so that a lost or older copy in Redis is mended too."""
-        outage = Outage("registry in redis", most_s=5.0)
-        while True:
-            await self._to_mirror.wait()
-            self._to_mirror.clear()
-            try:
-                self._ahead = await self._write_mirror()
-                self._ahead_at = time.monotonic()
-                outage.back()
-            except ServerAway as error:
-                self._unmirrored = None
-                await asyncio.sleep(outage.away(error))
-                self._to_mirror.set()
-
-    async def _write_mirror(self) -> str:
-        """Write what changed; the stamp of a copy that is there and claims to be newer.
-
-        One that was there before our reading began and still claims it is from before Postgres
-        was restored.
-        """
-        reading, changed = self._reading, self._unmirrored
-        if reading is None:
-            return ""
-        seen = self._ahead if self._ahead_at < reading.began_at else ""
-        copy = Copy(reading.stamp, self._scooters, self._rights, self._read_at)
-        since, self._mirrored, self._unmirrored = self._mirrored, reading.stamp, {}
-        if changed is not None and len(changed) <= CHANGES_MAX and seen <= reading.stamp:
-            newer = await self._mirror.write_changes(copy, changed, since=since)
-            if newer is not None:
-                return newer
-        # What is read meanwhile must not get into this one.
-        whole = Copy(copy.stamp, dict(copy.scooters), copy.rights, copy.read_at)
-        return await self._mirror.write(whole, seen=seen)

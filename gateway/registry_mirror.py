@@ -18,9 +18,6 @@ HEAD: Final = "gateway:registry"
 SCOOTERS: Final = "gateway:registry:scooters:"
 """Followed by a random word: a hash of id to `standing generation tag tag …`."""
 
-CHANGES_MAX: Final = 10_000
-"""More changes than this are written as a whole copy: one script stops all of Redis."""
-
 _PAGE: Final = 1000
 _UNFINISHED_S: Final = 120
 """What a killed writer leaves is gone after this."""
