@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devices.contract.topics import Uplink
+from devices.standing import Standing
 from gateway.links.delivery import Delivery
 from gateway.telemetry.entries import FOLDED, entry_of, order_of
 from tests.telemetry import FULL_REPORT, NOW_MS, ack, batch, delivery, event, status, telemetry
@@ -157,3 +158,49 @@ def test_every_field_of_the_groups_has_its_slot() -> None:
     wires = [wire for names in FOLDED.values() for wire in names]
 
     assert len(wires) == len(set(wires)) == 16
+
+
+@pytest.mark.parametrize("standing", [None, Standing.SUSPENDED, Standing.RETIRED], ids=str)
+def test_who_is_not_heard_has_a_reject_with_the_event_that_it_may_delete(
+    standing: Standing | None,
+) -> None:
+    entry = entry_of(event(ID, "12-17"), NOW_MS, lambda _id: standing)
+
+    body = orjson.loads(entry["b"])
+    assert (entry["k"], entry["id"], entry["w"]) == ("reject", ID, str(standing or "unknown"))
+    assert body["reason"].startswith(f"scooter: {standing or 'unknown'}")
+    assert body["event"] == "12-17"
+
+
+@pytest.mark.parametrize(
+    ("standing", "word", "kind"),
+    [
+        (None, "online", "reject"),
+        (None, "lost", "reject"),
+        (Standing.SUSPENDED, "online", "reject"),
+        (Standing.SUSPENDED, "lost", "status"),
+        (Standing.SUSPENDED, "offline", "status"),
+        (Standing.SUSPENDED, "sleeping", "status"),
+        (Standing.RETIRED, "online", "reject"),
+        (Standing.RETIRED, "lost", "cleared"),
+        (Standing.RETIRED, "offline", "cleared"),
+        (Standing.REGISTERED, "online", "status"),
+        (Standing.ACTIVE, "lost", "status"),
+    ],
+)
+def test_a_status_counts_by_standing_and_a_retained_one_never_makes_noise(
+    standing: Standing | None, word: str, kind: str
+) -> None:
+    heard = standing in {Standing.REGISTERED, Standing.ACTIVE}
+
+    assert entry_of(status(ID, word), NOW_MS, lambda _id: standing)["k"] == kind
+    retained = entry_of(status(ID, word, retain=True), NOW_MS, lambda _id: standing)
+    assert retained["k"] == ("status" if heard else "cleared")
+    empty = entry_of(delivery(ID, Uplink.STATUS, b""), NOW_MS, lambda _id: standing)
+    assert empty == {"k": "cleared", "id": ID}
+
+
+def test_what_cannot_be_decoded_is_rejected_for_that_whoever_sent_it() -> None:
+    entry = entry_of(delivery(ID, Uplink.TELEMETRY, b"?"), NOW_MS, lambda _id: None)
+
+    assert (entry["k"], entry["w"]) == ("reject", "message")

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devices.contract.topics import Uplink
+from devices.standing import Standing
 from gateway.errors import ServerAway, StateLost
 from gateway.links.delivery import Delivery, Outcome
 from gateway.metrics import Metrics
 from gateway.telemetry.entries import Entry
-from gateway.telemetry.ingest import SAMPLES_AT_ONCE, _portion, ingest
+from gateway.telemetry.ingest import SAMPLES_AT_ONCE, Registry, _portion, ingest
 from gateway.telemetry.state_store import FOREIGN, FULL, Advanced
 from tests.telemetry import NOW_MS, delivery, event, telemetry
 
@@ -72,7 +73,9 @@ async def run(
     states: FakeStates,
     journal: Journal,
     metrics: Metrics | None = None,
+    *,
     refills: Sequence[Exception | None] = (),
+    registry: Registry | None = None,
 ) -> None:
     answers = list(refills)
 
@@ -86,7 +89,12 @@ async def run(
             yield batch
 
     await ingest(
-        inbox(), states=states, refill=refill, metrics=metrics or Metrics(), session="telemetry"
+        inbox(),
+        states=states,
+        refill=refill,
+        metrics=metrics or Metrics(),
+        session="telemetry",
+        registry=registry,
     )
 
 
@@ -181,6 +189,47 @@ async def test_a_batch_abandoned_while_redis_is_away_is_not_brought_again() -> N
     await run([batch], Abandoning(journal, ServerAway("redis", "gone")), journal)
 
     assert journal.steps == ["redis is away: gone"]
+
+
+class FakeRegistry:
+    """Knows these standings, once it is loaded."""
+
+    def __init__(self, **standings: Standing) -> None:
+        self._standings = {f"SC-{name}": standing for name, standing in standings.items()}
+        self.loaded = asyncio.Event()
+
+    def standing(self, scooter_id: str) -> Standing | None:
+        return self._standings.get(scooter_id)
+
+
+async def test_nothing_is_kept_or_settled_before_it_is_known_who_is_heard() -> None:
+    journal, registry = Journal(), FakeRegistry(**{"0001": Standing.ACTIVE})
+    batch = FakeBatch(journal, DELIVERIES)
+    running = asyncio.create_task(run([batch], FakeStates(journal), journal, registry=registry))
+
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert journal.steps == []
+    registry.loaded.set()
+    await running
+
+    assert [outcome for _, outcome in batch.settled] == ["applied", "rejected", "event"]
+
+
+async def test_rejects_are_counted_by_why_and_once_however_often_they_are_brought() -> None:
+    journal, metrics, registry = Journal(), Metrics(), FakeRegistry(b=Standing.SUSPENDED)
+    registry.loaded.set()
+    deliveries = [telemetry("SC-a"), telemetry("SC-b"), event("SC-b", "1"), telemetry("x")]
+    deliveries.append(delivery("SC-b", Uplink.TELEMETRY, b"?"))
+    states = FakeStates(journal, ServerAway("redis", "gone"))
+
+    await run([FakeBatch(journal, deliveries)], states, journal, metrics, registry=registry)
+
+    counts = {
+        why: metrics.value("gateway_rejects_total", reason=why)
+        for why in ("unknown", "suspended", "retired", "message")
+    }
+    assert counts == {"unknown": 1, "suspended": 2, "retired": 0, "message": 2}
 
 
 ANSWERS = st.sampled_from([FULL, FOREIGN, ServerAway("redis", "x"), StateLost("x")])
