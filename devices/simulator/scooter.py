@@ -211,12 +211,11 @@ class _Scooter:
                 return
             while (message := outbox.next(self._now_ms())) is not None:
                 await self._publish(client, message)
-            if (freeze_s := firmware.frozen_for_s()) is not None:
-                await self._freeze(client, freeze_s)
-                continue
             if self._stop.is_set():
                 await self._publish(client, _status(firmware.goodbye("offline")))
                 return
+            if (freeze_s := firmware.frozen_for_s()) is not None:
+                await self._freeze(client, freeze_s)
             await self._pause(firmware.due_in_s())
 
     async def _publish(self, client: aiomqtt.Client, message: Message) -> None:

@@ -13,8 +13,8 @@ CITY = City(seed=7)
 METRES_PER_DEGREE = 111_320.0
 
 
-def ride(seed: int, **options: float) -> Ride:
-    return Ride(CITY, random.Random(seed), **options)  # noqa: S311 - no secret
+def ride(seed: int, *, falls_per_h: float = 0.0) -> Ride:
+    return Ride(CITY, random.Random(seed), falls_per_h=falls_per_h)  # noqa: S311 - no secret
 
 
 def off_street_m(a_ride: Ride) -> float:
@@ -102,3 +102,46 @@ def test_one_long_step_is_the_same_as_many_short_ones() -> None:
 
     assert long.advance(600.0) == happenings
     assert long.position == short.position
+
+
+def test_a_scooter_that_nobody_rides_stays_locked_until_it_is_told() -> None:
+    a_ride = Ride(CITY, random.Random(3), rides=False)  # noqa: S311 - no secret
+    assert a_ride.advance(4 * 3600) == []
+    assert a_ride.lock == "locked"
+    a_ride.turn_bolt("unlocked")
+    assert a_ride.lock == "moving"
+    a_ride.advance(3600)
+    assert (a_ride.lock, a_ride.speed_kmh) == ("unlocked", 0)
+    a_ride.turn_bolt("locked")
+    a_ride.advance(2)
+    assert a_ride.lock == "locked"
+
+
+def test_a_trip_that_a_command_began_is_told_and_ends_in_a_lock() -> None:
+    a_ride = ride(5)
+    while a_ride.lock != "locked":
+        a_ride.advance(1)
+    a_ride.turn_bolt("unlocked")
+    told: list[Happening] = []
+    while a_ride.lock != "locked":
+        told += a_ride.advance(1)
+    assert [each.ev for each in told if each.ev.startswith("trip")] == ["trip_start", "trip_end"]
+
+
+def test_a_speed_limit_is_kept() -> None:
+    a_ride = ride(1)
+    a_ride.limit_kmh = 10
+    a_ride.advance(600)
+    for _ in range(3000):
+        a_ride.advance(1)
+        assert a_ride.speed_kmh <= 10
+
+
+def test_a_bolt_that_sticks_is_jammed_until_somebody_comes() -> None:
+    a_ride = Ride(CITY, random.Random(3), rides=False)  # noqa: S311 - no secret
+    a_ride.turn_bolt("unlocked", sticks=True)
+    assert [each.ev for each in a_ride.advance(3)] == ["fault"]
+    assert a_ride.lock == "jammed"
+    a_ride.turn_bolt("unlocked")
+    a_ride.advance(3)
+    assert a_ride.lock == "unlocked"
