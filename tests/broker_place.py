@@ -2,9 +2,9 @@
 
 import os
 import secrets
+import shutil
 import socket
 import ssl
-from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -49,7 +49,10 @@ class Account:
 
 
 class BrokerPlace:
-    """The shipped files filled in for one folder, and the broker that runs with them."""
+    """The shipped files filled in for one folder, and the broker that runs with them.
+
+    `owner`: whom the files belong to when the broker is started as root and becomes that user.
+    """
 
     def __init__(
         self,
@@ -57,8 +60,8 @@ class BrokerPlace:
         program: Mosquitto | None = None,
         *,
         watched: bool = False,
-        prefix: Sequence[str] = (),
         acl: str = "",
+        owner: str | None = None,
     ) -> None:
         self.folder = folder
         self.passwords = folder / "passwords"
@@ -67,7 +70,7 @@ class BrokerPlace:
         self.logins: dict[str, str] = {}
         self._program = program or find_mosquitto()
         self._watched = watched
-        self._prefix = list(prefix)
+        self._owner = owner
         folder.mkdir(parents=True)
         self.authority = ensure_authority(folder / "authority")
         write_private(folder / "acl", SHIPPED_ACL.read_text() + acl)
@@ -93,11 +96,16 @@ class BrokerPlace:
             command = [WATCH, self.passwords, self.authority.certificate, "--", *command]
         self.server = Server(
             "Mosquitto",
-            [*self._prefix, *command],
+            command,
             port=self.ports.internal,
             log_file=self.folder / "mosquitto.log",
             is_ready=lambda: all(map(_is_up, astuple(self.ports))),
-        ).unprivileged()
+        )
+        if self._owner is None:
+            self.server.unprivileged()
+            return
+        for file in (self.folder, *self.folder.rglob("*")):
+            shutil.chown(file, self._owner, self._owner)
 
     def admission(
         self, reload: Reload | None = None, *, proof_within_s: float = 30.0

@@ -1,7 +1,10 @@
 """Letting in and keeping out on a real Mosquitto: rendered, reloaded, proved, taken over."""
 
 import asyncio
+import os
+import pwd
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
@@ -21,6 +24,19 @@ from tests.eventually import eventually
 def place(tmp_path: Path, mosquitto_program: Mosquitto | None) -> Iterator[BrokerPlace]:
     with BrokerPlace(tmp_path / "broker", mosquitto_program) as place:
         yield place
+
+
+@pytest.fixture
+def dropped_place(mosquitto_program: Mosquitto | None) -> Iterator[BrokerPlace]:
+    """A broker that was started as root and became `mosquitto`, as on a real machine."""
+    if os.geteuid() != 0 or not any(each.pw_name == "mosquitto" for each in pwd.getpwall()):
+        pytest.skip("needs root, and the user mosquitto that the system's package makes")
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        with BrokerPlace(Path(name) / "b", mosquitto_program, owner="mosquitto") as place:
+            process = Path("/proc") / place.pid_file.read_text().strip()
+            assert process.owner() == "mosquitto"
+            yield place
 
 
 @pytest.fixture(params=["pid", "service", "watched"])
@@ -226,6 +242,22 @@ async def test_the_files_stay_readable_for_the_broker_and_private(place: BrokerP
 
     for file in place.folder.glob("passwords*"):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+async def test_a_broker_that_gave_up_roots_rights_reads_what_root_replaced(
+    dropped_place: BrokerPlace,
+) -> None:
+    place = dropped_place
+    scooter = place.scooter("SC-0001")
+    for _ in range(2):
+        await place.admission().admit(place.logins)
+    assert await place.lets_in(scooter)
+    assert place.passwords.owner() == "mosquitto"
+
+    os.chown(place.passwords, 0, 0)
+    with pytest.raises(NotAdmitted, match="whether it may read it"):
+        await place.admission(proof_within_s=0.5).admit(place.logins)
+    assert not await place.lets_in(scooter)
 
 
 async def test_no_secret_is_in_the_brokers_log(place: BrokerPlace) -> None:

@@ -19,6 +19,7 @@ from broker.accounts import (
     password_entry,
     read_logins,
     secret_hash,
+    secret_matches,
     write_fixed_accounts,
     write_passwords,
 )
@@ -107,6 +108,12 @@ def test_a_password_entry_is_pbkdf2_over_a_salt_of_its_own() -> None:
     assert (name, kind, iterations) == ("gateway", "7", "101")
     assert base64.b64decode(digest) == expected
     assert password_entry("gateway", "s3cret") != password_entry("gateway", "s3cret")
+
+
+def test_a_hash_matches_its_secret_and_no_other() -> None:
+    assert secret_matches("known to the tests", HASH)
+    assert not secret_matches("known to the test", HASH)
+    assert not secret_matches("known to the tests", "known to the tests")
 
 
 def test_the_file_names_the_canary_the_fixed_accounts_and_exactly_these_logins(
