@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from tests.accounts import LOAD
 from tests.e2e.system import System, until
 from tests.load import publish
 from tests.wire import Message
@@ -44,6 +45,7 @@ async def test_neither_positions_nor_secrets_are_logged_whatever_goes_wrong(
 
     secrets = [
         servers.mqtt_password,
+        LOAD.password,
         *(urlsplit(url).password or "?" for url in (servers.redis_url, servers.postgres_url)),
     ]
     for forbidden in (LAT, LON, *secrets):
