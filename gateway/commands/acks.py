@@ -15,7 +15,7 @@ from gateway.commands import ledger
 from gateway.commands.acks_stream import AcksStream, ScooterAck
 from gateway.commands.ledger_rows import Known, Move, Moved
 from gateway.commands.lifecycle import OPEN, answered, before, is_open, is_retried
-from gateway.commands.open_commands import OpenCommands, clock
+from gateway.commands.open_commands import OpenCommands
 from gateway.commands.sending import RETRY_S
 from gateway.links.delivery import Delivery
 from gateway.metrics import Metrics
@@ -178,11 +178,11 @@ class Acks:
         command.status, command.last_error = moved.status, move.last_error
         if move.next_send_s is not None:
             command.payload = None
-            self._open.schedule(command, clock() + move.next_send_s)
+            self._open.schedule(command, self._open.now() + move.next_send_s)
         elif moved.status not in OPEN:
             self._open.forget(moved.request_id)
             if command.sent_at is not None:
-                self._metrics.command_result_seconds.observe(clock() - command.sent_at)
+                self._metrics.command_result_seconds.observe(self._open.now() - command.sent_at)
 
     def _is_open(self, ack: ScooterAck) -> bool:
         command = self._open.get(ack.request_id)

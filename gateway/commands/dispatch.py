@@ -20,7 +20,7 @@ from devices.contract.commands import COMMANDS, CommandStatus, Refusal
 from gateway.commands import ledger
 from gateway.commands.facts import Facts, FactsReader
 from gateway.commands.ledger_rows import Move, Sending
-from gateway.commands.open_commands import OpenCommand, OpenCommands, clock
+from gateway.commands.open_commands import OpenCommand, OpenCommands
 from gateway.commands.sending import Envelope, pause_s
 from gateway.errors import ServerAway
 from gateway.links.downlink import Published, PublishUnknown
@@ -102,7 +102,7 @@ class Dispatcher:
             if command.status is CommandStatus.QUEUED or (
                 waits and command.status is CommandStatus.SENT
             ):
-                self._open.schedule(command, clock())
+                self._open.schedule(command, self._open.now())
 
     def _line_up(self, group: asyncio.TaskGroup, command: OpenCommand) -> None:
         turn = self._turns.get(command.scooter_id)
@@ -116,12 +116,12 @@ class Dispatcher:
         turn = self._turns[scooter_id]
         try:
             while turn:
-                await self._send(turn.popleft())
+                await self.send(turn.popleft())
         finally:
             del self._turns[scooter_id]
             self._open.changed.set()  # there may be more than AT_ONCE
 
-    async def _send(self, command: OpenCommand) -> None:
+    async def send(self, command: OpenCommand) -> None:
         """One send, or the note to try again; nothing leaves once the command's time is up."""
         if not self._may_send(command):
             return
@@ -131,14 +131,14 @@ class Dispatcher:
             await self._publish(command)
         except _AWAY as error:
             self._outage.away(str(error) or type(error).__name__)
-            self._open.schedule(command, clock() + AGAIN_S)
+            self._open.schedule(command, self._open.now() + AGAIN_S)
         else:
             self._outage.back()
 
     def _may_send(self, command: OpenCommand) -> bool:
         is_open = self._open.get(command.request_id) is command
         is_wanted = command.status in (CommandStatus.QUEUED, CommandStatus.SENT)
-        return is_open and is_wanted and self._is_primary() and command.left_s() >= 1.0
+        return is_open and is_wanted and self._is_primary() and self._open.left_s(command) >= 1.0
 
     async def _record(self, command: OpenCommand) -> bool:
         """Write the next send down; False when it must not be."""
@@ -153,7 +153,7 @@ class Dispatcher:
                 facts,
                 n=n,
                 sends=command.sends + 1,
-                left_s=command.left_s(),
+                left_s=self._open.left_s(command),
                 wall_ms=wall_ms,
             )
             if not rule.waits and command.sends and sending.boot != command.boot:
@@ -167,7 +167,7 @@ class Dispatcher:
         command.status, command.sends = CommandStatus.SENT, moved[0].sends
         command.boot, command.last_error = sending.boot, None
         if sending.next_send_s is not None:
-            self._open.schedule(command, clock() + sending.next_send_s)
+            self._open.schedule(command, self._open.now() + sending.next_send_s)
         command.payload = self._envelope.payload(
             sending,
             request_id=command.request_id,
@@ -197,7 +197,7 @@ class Dispatcher:
 
     async def _publish(self, command: OpenCommand) -> None:
         """Raises ServerAway when it did not leave; then `payload` is still there."""
-        expiry_s = math.floor(command.left_s())
+        expiry_s = math.floor(self._open.left_s(command))
         payload = command.payload
         if payload is None or expiry_s < 1 or not self._may_send(command):
             return
@@ -220,7 +220,7 @@ class Dispatcher:
     def _left(self, command: OpenCommand) -> None:
         command.has_left = True
         if command.sent_at is None:
-            command.sent_at = clock()
+            command.sent_at = self._open.now()
             if command.asked_at is not None:
                 self._metrics.command_sent_seconds.observe(command.sent_at - command.asked_at)
 
@@ -229,7 +229,7 @@ class Dispatcher:
         if command.due == math.inf and command.status is CommandStatus.SENT:
             next_s = pause_s(COMMANDS[command.command], sends=command.sends)
             if next_s is not None:
-                self._open.schedule(command, clock() + next_s)
+                self._open.schedule(command, self._open.now() + next_s)
 
     async def _nobody(self, command: OpenCommand) -> None:
         """The scooter is away after all: nobody subscribes to its commands, nobody got this."""
@@ -254,4 +254,4 @@ class Dispatcher:
             command.status = to
             if waits:
                 wait_s = min(NOBODY_MAX_S, NOBODY_S * 2 ** (command.sends - 1))
-                self._open.schedule(command, clock() + wait_s)
+                self._open.schedule(command, self._open.now() + wait_s)

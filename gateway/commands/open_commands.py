@@ -5,7 +5,7 @@ import heapq
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,15 +41,12 @@ class OpenCommand:
     asked_at: float | None = None
     sent_at: float | None = None
 
-    def left_s(self) -> float:
-        """Seconds until nobody may obey it any more."""
-        return self.deadline - clock()
-
 
 class OpenCommands:
     """By id and by scooter, and the order in which they are due."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, now: Callable[[], float] = clock) -> None:
+        self.now = now
         self._by_id: dict[str, OpenCommand] = {}
         self._by_scooter: dict[str, dict[str, None]] = {}
         self._due: list[tuple[float, int, str]] = []
@@ -76,6 +73,10 @@ class OpenCommands:
         self._by_scooter.setdefault(command.scooter_id, {})[command.request_id] = None
         self.schedule(command, command.due)
 
+    def left_s(self, command: OpenCommand) -> float:
+        """Seconds until nobody may obey it any more."""
+        return command.deadline - self.now()
+
     def schedule(self, command: OpenCommand, due: float) -> None:
         """The next send; `inf` for none until something happens."""
         command.due = due
@@ -101,7 +102,7 @@ class OpenCommands:
 
     def take_due(self) -> OpenCommand | None:
         """The next one that is due now; its next send is then unscheduled."""
-        while self._due and self._due[0][0] <= clock():
+        while self._due and self._due[0][0] <= self.now():
             due, _, request_id = heapq.heappop(self._due)
             command = self._by_id.get(request_id)
             if command is not None and command.due == due:
@@ -111,11 +112,11 @@ class OpenCommands:
 
     def next_due_s(self) -> float:
         """Seconds until the next may be due."""
-        return max(0.0, self._due[0][0] - clock()) if self._due else math.inf
+        return max(0.0, self._due[0][0] - self.now()) if self._due else math.inf
 
     def overdue(self, *, grace_s: float) -> list[OpenCommand]:
         """Those whose time is up; a scooter's answer is waited for `grace_s` longer."""
-        now = clock()
+        now = self.now()
         return [
             each
             for each in self._by_id.values()

@@ -2,30 +2,21 @@
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import asyncpg
 
 from devices.contract.commands import CANCEL, COMMANDS, CommandStatus, Refusal, Request
-from devices.standing import Standing
 from gateway.commands import ledger
+from gateway.commands.cancelling import Rights, cancel
 from gateway.commands.facts import NOTHING, Facts
 from gateway.commands.judging import Circumstances, Policy, Verdict, judge
 from gateway.commands.ledger_rows import Move, Moved, NewCommand, Sending
+from gateway.commands.lifecycle import is_open
 from gateway.commands.open_commands import OpenCommand, clock
 from gateway.commands.sending import Envelope
 from gateway.commands.wishes import NoWish, Wish, refusal, said_of
-
-
-class Rights(Protocol):
-    """The registry as far as requests ask it."""
-
-    def standing(self, scooter_id: str) -> Standing | None: ...
-    def tags(self, scooter_id: str) -> frozenset[str]: ...
-    def may(self, login: str, command: str, tags: frozenset[str]) -> bool: ...
-    def operator_of(self, login: str) -> str | None: ...
 
 
 @dataclass(slots=True)
@@ -38,6 +29,18 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Moment:
+    """One moment on three clocks: this process's, our wall's, the ledger's (read last).
+
+    Deadlines count from here, however long the transaction takes.
+    """
+
+    at: float
+    wall_ms: int
+    ledger_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Judged:
     wish: Wish
     verdict: Verdict
@@ -47,10 +50,18 @@ class _Judged:
 class Recorder:
     """Writes within the caller's transaction and promises nothing before its commit."""
 
-    def __init__(self, *, rights: Rights, envelope: Envelope, policy: Policy) -> None:
+    def __init__(
+        self,
+        *,
+        rights: Rights,
+        envelope: Envelope,
+        policy: Policy,
+        now: Callable[[], float] = clock,
+    ) -> None:
         self._rights = rights
         self._envelope = envelope
         self._policy = policy
+        self._now = now
 
     async def refuse(self, connection: asyncpg.Connection, bad: Sequence[NoWish]) -> None:
         """Replies for what is no request, as far as there is somebody to reply to."""
@@ -67,14 +78,14 @@ class Recorder:
 
         Raises UniqueViolationError when another gateway was faster: begin anew.
         """
-        began_at = clock()  # before the ledger's clock is read, so that no deadline is later
-        now_ms = await ledger.now_ms(connection)
+        at, wall_ms = self._now(), time.time_ns() // 1_000_000
+        moment = _Moment(at=at, wall_ms=wall_ms, ledger_ms=await ledger.now_ms(connection))
         recorded = Recorded()
-        fresh = await self._without_known(connection, wishes, now_ms)
+        fresh = await self._without_known(connection, wishes, moment.ledger_ms)
         judged = [
             _Judged(
                 wish=each,
-                verdict=self._judge(each, facts.get(each.request.scooter_id, NOTHING), now_ms),
+                verdict=self._judge(each, facts.get(each.request.scooter_id, NOTHING), moment),
                 request_id=secrets.token_hex(8),
             )
             for each in fresh
@@ -83,16 +94,17 @@ class Recorder:
         sent = [each for each in accepted if each.verdict.status is CommandStatus.SENT]
         numbers = await ledger.numbers(connection, [each.wish.request.scooter_id for each in sent])
         recorded.moved += await self._supersede(connection, accepted)
-        new = []
-        for each in judged:
-            n = numbers.get(each.wish.request.scooter_id) if each in sent else None
-            command, opened = await self._begin(
-                connection, each, recorded, facts=facts, n=n, now_ms=now_ms, began_at=began_at
+        new = [
+            await self._begin(
+                connection,
+                each,
+                recorded,
+                facts=facts.get(each.wish.request.scooter_id, NOTHING),
+                n=numbers.get(each.wish.request.scooter_id) if each in sent else None,
+                moment=moment,
             )
-            new.append(command)
-            recorded.begun.append((command.command, command.status))
-            if opened is not None:
-                recorded.opened.append(opened)
+            for each in judged
+        ]
         await ledger.record(connection, new)
         return recorded
 
@@ -121,12 +133,12 @@ class Recorder:
                 await ledger.tell(connection, each.asker.topic, each.asker.correlation, body)
         return fresh
 
-    def _judge(self, wish: Wish, facts: Facts, now_ms: int) -> Verdict:
+    def _judge(self, wish: Wish, facts: Facts, moment: _Moment) -> Verdict:
         request, login, rights = wish.request, wish.asker.login, self._rights
         tags = rights.tags(request.scooter_id)
         about = Circumstances(
-            now_ms=now_ms,
-            wall_ms=time.time_ns() // 1_000_000,
+            now_ms=moment.ledger_ms,
+            wall_ms=moment.wall_ms,
             standing=rights.standing(request.scooter_id),
             # Whether a cancel may be is seen when it is known what it cancels.
             has_right=request.command == CANCEL or rights.may(login, request.command, tags),
@@ -159,54 +171,62 @@ class Recorder:
         each: _Judged,
         recorded: Recorded,
         *,
-        facts: Mapping[str, Facts],
+        facts: Facts,
         n: int | None,
-        now_ms: int,
-        began_at: float,
-    ) -> tuple[NewCommand, OpenCommand | None]:
-        wish, verdict = each.wish, each.verdict
-        request = wish.request
-        status, detail = verdict.status, verdict.detail
-        if request.command == CANCEL and status is not CommandStatus.REFUSED:
-            status, detail, moved = await self._cancel(connection, wish)
-            recorded.moved += moved
-        left_s = (verdict.expires_ms - now_ms) / 1000
+        moment: _Moment,
+    ) -> NewCommand:
+        """The row to write; what becomes of it in this process goes to `recorded`."""
+        request, verdict = each.wish.request, each.verdict
+        left_s = (verdict.expires_ms - moment.ledger_ms) / 1000
+        if request.command == CANCEL and verdict.status is not CommandStatus.REFUSED:
+            cancelled = await cancel(connection, each.wish, self._rights)
+            recorded.moved += cancelled.moved
+            verdict = replace(verdict, status=cancelled.status, detail=cancelled.detail)
         sending = None
         if n is not None:
+            rule, wall_ms = COMMANDS[request.command], moment.wall_ms
             sending = self._envelope.sending(
-                COMMANDS[request.command],
-                facts.get(request.scooter_id, NOTHING),
-                n=n,
-                sends=1,
-                left_s=left_s,
-                wall_ms=time.time_ns() // 1_000_000,
+                rule, facts, n=n, sends=1, left_s=left_s, wall_ms=wall_ms
             )
-        command = NewCommand(
+        command = self._row(each, verdict, facts=facts, sending=sending, moment=moment)
+        recorded.begun.append((command.command, command.status))
+        if is_open(command.status):
+            recorded.opened.append(self._opened(command, began_at=moment.at, left_s=left_s))
+        return command
+
+    def _row(
+        self,
+        each: _Judged,
+        verdict: Verdict,
+        *,
+        facts: Facts,
+        sending: Sending | None,
+        moment: _Moment,
+    ) -> NewCommand:
+        request, asker = each.wish.request, each.wish.asker
+        return NewCommand(
             request_id=each.request_id,
-            operator=self._rights.operator_of(wish.asker.login) or "",
-            login=wish.asker.login,
+            operator=self._rights.operator_of(asker.login) or "",
+            login=asker.login,
             ref=request.ref,
-            content=wish.content,
+            content=each.wish.content,
             scooter_id=request.scooter_id,
             command=request.command,
             actuator=verdict.actuator,
             params=verdict.params,
             ttl_s=verdict.ttl_s,
             requested_ms=request.at,
-            received_ms=now_ms,
+            received_ms=moment.ledger_ms,
             expires_ms=verdict.expires_ms,
             reason=request.reason,
             force=request.force,
-            status=status,
-            detail=detail,
-            evidence=_evidence(facts.get(request.scooter_id, NOTHING), sending),
+            status=verdict.status,
+            detail=verdict.detail,
+            evidence=_evidence(facts, sending),
             sending=sending,
-            correlation=wish.asker.correlation.hex() if wish.asker.correlation else None,
-            response_topic=wish.asker.response_topic,
+            correlation=asker.correlation.hex() if asker.correlation else None,
+            response_topic=asker.response_topic,
         )
-        if status not in (CommandStatus.SENT, CommandStatus.QUEUED):
-            return command, None
-        return command, self._opened(command, began_at=began_at, left_s=left_s)
 
     def _opened(self, command: NewCommand, *, began_at: float, left_s: float) -> OpenCommand:
         opened = OpenCommand(
@@ -229,28 +249,6 @@ class Recorder:
                 params=command.params,
             )
         return opened
-
-    async def _cancel(
-        self, connection: asyncpg.Connection, wish: Wish
-    ) -> tuple[CommandStatus, str, list[Moved]]:
-        """A command that still waits is cancelled; what was sent cannot be called back."""
-        request, login = wish.request, wish.asker.login
-        target_id = str(request.params["request_id"])
-        target = (await ledger.known(connection, [target_id])).get(target_id)
-        if target is None or target.scooter_id != request.scooter_id:
-            detail = f"{Refusal.BAD_PARAMS}: {request.scooter_id} has no command {target_id}"
-            return CommandStatus.REFUSED, detail, []
-        tags = self._rights.tags(target.scooter_id)
-        is_own = target.operator == self._rights.operator_of(login)
-        if not (is_own or self._rights.may(login, target.command, tags)):
-            detail = f"{Refusal.NO_RIGHT}: this key may not {target.command} this scooter"
-            return CommandStatus.REFUSED, detail, []
-        move = Move(request_id=target_id, to=CommandStatus.CANCELLED, by=login)
-        moved = await ledger.move(connection, [move])
-        if not moved:
-            detail = f"{Refusal.NOT_WAITING}: {target_id} is {target.status} already"
-            return CommandStatus.REFUSED, detail, []
-        return CommandStatus.SUCCEEDED, f"cancelled {target_id}", moved
 
 
 def _is_for_scooter(each: _Judged) -> bool:

@@ -12,10 +12,11 @@ import structlog
 
 from devices.contract.commands import COMMANDS, CommandStatus, Refusal
 from gateway.commands import ledger, wishes
+from gateway.commands.cancelling import Rights
 from gateway.commands.facts import FactsReader
 from gateway.commands.ledger_rows import Move
 from gateway.commands.open_commands import OpenCommands
-from gateway.commands.recording import Recorded, Recorder, Rights, one_each
+from gateway.commands.recording import Recorded, Recorder, one_each
 from gateway.commands.wishes import Asker, NoWish, Wish
 from gateway.errors import GatewayError
 from gateway.links.delivery import Delivery

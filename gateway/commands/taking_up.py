@@ -11,7 +11,7 @@ from devices.contract.commands import COMMANDS, CommandStatus
 from gateway.commands import ledger
 from gateway.commands.acks import Acks
 from gateway.commands.facts import FactsReader
-from gateway.commands.open_commands import OpenCommands, clock, taken_up
+from gateway.commands.open_commands import OpenCommands, taken_up
 from gateway.errors import ServerAway
 from gateway.outage import Outage
 from gateway.storage.postgres import AWAY, transaction
@@ -81,7 +81,7 @@ class TakingUp:
         async with self._pool.acquire() as connection, transaction(connection):
             await self._disown(connection)
         before = {each.request_id for each in self._open}
-        asked_at = clock()
+        asked_at = self._open.now()
         rows = {row.request_id: row for row in await ledger.still_open(self._pool)}
         for request_id in before - rows.keys():
             self._open.forget(request_id)
