@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from broker.admission import Admitted, Broker, Ended
 from devices.bundle import Bundle, BundleFacts
@@ -12,7 +13,10 @@ from devices.issuing import bundles_that_match, issue
 from devices.refusals import Refused, unfinished, why_known
 from devices.registry import Registry, UnknownScooter
 from devices.scooters import NewScooter, Scooter
-from devices.standing import Standing, StandingError, move
+from devices.standing import Standing, StandingError
+
+REVOKE: Final = "revoke"
+"""How the audit tells a suspension that is to remove the credential too."""
 
 Forget = Callable[[str], Awaitable[object]]
 
@@ -131,11 +135,11 @@ class Provisioning:
 
     async def revoke(self, scooter_id: str, *, by: str, reason: str | None = None) -> Change:
         """Remove its credential for good and suspend it: only `rotate` and `resume` undo that."""
-        # First of all, so that `reconcile` knows what was meant if this ends too early.
-        found = await self._known(scooter_id)
-        move(scooter_id, found.standing, Standing.SUSPENDED)
-        await self.registry.audit("revoke", scooter_id, by=by, reason=reason)
-        await self.registry.set_standing(scooter_id, Standing.SUSPENDED, by=by, reason=reason)
+        # In the transaction that suspends it, so that `reconcile` knows what was meant.
+        meant = f"{REVOKE}: {reason}" if reason else REVOKE
+        if (await self._known(scooter_id)).standing is Standing.SUSPENDED:
+            await self.registry.audit(REVOKE, scooter_id, by=by, reason=reason)
+        await self.registry.set_standing(scooter_id, Standing.SUSPENDED, by=by, reason=meant)
         return await self._put_out(scooter_id, by=by, reason=reason, removes_credential=True)
 
     async def retire(self, scooter_id: str, *, by: str, reason: str | None = None) -> Change:

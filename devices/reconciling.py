@@ -7,7 +7,7 @@ from broker.admission import Admitted, Ended
 from devices.access_audit import Audit, Kind
 from devices.bundle_places import Place
 from devices.issuing import bundles_that_match
-from devices.provisioning import Provisioning
+from devices.provisioning import REVOKE, Provisioning
 from devices.refusals import unfinished
 from devices.scooters import Scooter
 from devices.standing import Standing
@@ -83,8 +83,10 @@ async def _finish_revocations(provisioning: Provisioning, done: Reconciled, *, b
 def _was_revoked(audits: Sequence[Audit]) -> bool:
     """Whether the last thing that was meant for it, newest first, is to lose its credential."""
     for audit in audits:
-        if audit.action == "revoke":
+        if audit.action == REVOKE:
             return True
+        if audit.action == Standing.SUSPENDED:
+            return (audit.reason or "").startswith(REVOKE)
         if audit.action in {"credential", Standing.ACTIVE, Standing.REGISTERED}:
             return False
     return False

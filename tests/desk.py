@@ -19,7 +19,7 @@ from broker.administration import Listener, Login, connected
 from broker.admission import Broker
 from broker.mosquitto import MosquittoBroker, parse_reload
 from devices.bundle import Bundle, BundleFacts
-from devices.bundle_places import FolderPlace, Place
+from devices.bundle_places import FolderPlace
 from devices.keys import Keys
 from devices.operators import Operators
 from devices.provisioning import Provisioning
@@ -138,9 +138,7 @@ class Dying:
             return lambda *_, **__: _die()
         if self._step != f"after:{name}":
             return method
-        if isinstance(self._target, Place | FolderPlace):
-            return _then_die(method)
-        return _then_die_too(method)
+        return _then_die(method) if isinstance(self._target, FolderPlace) else _later_die(method)
 
 
 def _then_die(method: Callable[..., object]) -> Callable[..., None]:
@@ -151,7 +149,7 @@ def _then_die(method: Callable[..., object]) -> Callable[..., None]:
     return call
 
 
-def _then_die_too(method: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[None]]:
+def _later_die(method: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[None]]:
     async def call(*arguments: object, **more: object) -> None:
         await method(*arguments, **more)
         _die()
