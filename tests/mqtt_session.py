@@ -19,7 +19,7 @@ from tests.eventually import eventually
 def plan(instance: str, **changes: object) -> SessionPlan:
     values: dict[str, object] = {
         "name": "telemetry",
-        "client_id": f"{instance}.telemetry",
+        "client_id": f"{instance}/telemetry",
         "filters": (f"scooters/{instance}/telemetry",),
         "held_max": 8192,
         "session_expiry_s": 3600,

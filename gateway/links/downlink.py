@@ -218,7 +218,7 @@ class Downlink:
             broker.port,
             username=broker.username,
             password=broker.password,
-            identifier=f"{self._instance}.downlink",
+            identifier=f"{self._instance}/downlink",
             protocol=aiomqtt.ProtocolVersion.V5,
             keepalive=broker.keepalive_s,
             tls_context=broker.tls,

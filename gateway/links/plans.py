@@ -44,6 +44,7 @@ class SessionPlans:
 def session_plans(settings: Settings) -> SessionPlans:
     """The sessions of this instance."""
 
+    # Each client id has a slash: no login has one, and a login is forced as client id elsewhere.
     def plan(name: str, client_id: str, *filters: str) -> SessionPlan:
         return SessionPlan(
             name=name,
@@ -61,14 +62,14 @@ def session_plans(settings: Settings) -> SessionPlans:
     requests = (EVERY_REQUEST,) if settings.postgres_url is not None else ()
     return SessionPlans(
         telemetry=replace(
-            plan("telemetry", f"{settings.instance}.telemetry", wanted),
+            plan("telemetry", f"{settings.instance}/telemetry", wanted),
             linger_s=TELEMETRY_LINGER_S,
             unwanted=(unwanted,),
         ),
         events=plan(
-            "events", "gateway.events", every(Uplink.EVENTS), every(Uplink.TELEMETRY_BATCH)
+            "events", "gateway/events", every(Uplink.EVENTS), every(Uplink.TELEMETRY_BATCH)
         ),
         control=plan(
-            "control", "gateway.control", every(Uplink.ACKS), every(Uplink.STATUS), *requests
+            "control", "gateway/control", every(Uplink.ACKS), every(Uplink.STATUS), *requests
         ),
     )

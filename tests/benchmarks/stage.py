@@ -253,7 +253,7 @@ class Stage:
         }
 
     async def _forget_sessions(self, instance: str) -> None:
-        for client_id in (f"{instance}.telemetry", "gateway.events", "gateway.control"):
+        for client_id in (f"{instance}/telemetry", "gateway/events", "gateway/control"):
             await asyncio.to_thread(self._forget_session, client_id)
 
     def _forget_session(self, client_id: str) -> None:

@@ -250,7 +250,7 @@ async def test_a_message_larger_than_the_contract_allows_ends_its_connection(
 async def test_nobody_is_evicted_by_whoever_takes_their_client_id(
     place: BrokerPlace, who: str, protocol: ProtocolVersion, victim: str
 ) -> None:
-    client_id = "gateway.control" if victim == "gateway" else victim
+    client_id = "gateway/control" if victim == "gateway" else victim
     async with (
         place.client(account(place, victim), client_id=client_id) as there,
         place.client(account(place, who), client_id=client_id, protocol=protocol),
@@ -283,16 +283,16 @@ async def test_nobody_empties_the_gateways_session_by_its_client_id(
     async with place.client(place.scooter("SC-0002")) as scooter:
         for number in range(5):
             await scooter.publish(topic, str(number).encode(), qos=1)
-    async with place.client(account(place, who), client_id="gateway.events", clean_start=True):
+    async with place.client(account(place, who), client_id="gateway/events", clean_start=True):
         pass
 
     async with gateway_session(place) as gateway:
         payloads = [(await anext(gateway.messages)).payload for _ in range(5)]
     assert payloads == [b"0", b"1", b"2", b"3", b"4"]
-    async with place.client(place.fixed("gateway"), client_id="gateway.events"):
+    async with place.client(place.fixed("gateway"), client_id="gateway/events"):
         pass  # a clean start forgets the session
 
 
 def gateway_session(place: BrokerPlace) -> Client:
     """The gateway's own kind of session: the broker keeps it."""
-    return place.kept(place.fixed("gateway"), client_id="gateway.events")
+    return place.kept(place.fixed("gateway"), client_id="gateway/events")

@@ -85,7 +85,7 @@ async def test_what_is_sent_while_the_gateway_is_away_arrives_after_a_restart_on
                     await scooter.publish(f"scooters/{name}/events", payload, qos=1)
                     sent.append(payload)
 
-    async with place.kept(place.fixed("gateway"), client_id="gateway.events") as gateway:
+    async with place.kept(place.fixed("gateway"), client_id="gateway/events") as gateway:
         await gateway.subscribe("scooters/+/events", qos=1)
     await report(40)
     for _ in range(2):
@@ -94,20 +94,20 @@ async def test_what_is_sent_while_the_gateway_is_away_arrives_after_a_restart_on
         place.server.start()
         await report(40)
 
-    async with place.kept(place.fixed("gateway"), client_id="gateway.events") as gateway:
+    async with place.kept(place.fixed("gateway"), client_id="gateway/events") as gateway:
         arrived = [bytes((await anext(gateway.messages)).payload) for _ in sent]
     assert arrived == sent
 
 
 async def test_a_reload_leaves_alone_who_stays_and_what_waits_for_them(place: BrokerPlace) -> None:
-    async with place.kept(place.fixed("gateway"), client_id="gateway.events") as gateway:
+    async with place.kept(place.fixed("gateway"), client_id="gateway/events") as gateway:
         await gateway.subscribe("scooters/+/events", qos=1)
     async with place.client(place.scooter("SC-0001")) as scooter:
         await scooter.publish("scooters/SC-0001/events", b"before", qos=1)
         await place.admission().admit({"SC-0001": place.logins["SC-0001"]})
         await scooter.publish("scooters/SC-0001/events", b"after", qos=1)
 
-    async with place.kept(place.fixed("gateway"), client_id="gateway.events") as gateway:
+    async with place.kept(place.fixed("gateway"), client_id="gateway/events") as gateway:
         arrived = [bytes((await anext(gateway.messages)).payload) for _ in range(2)]
     assert arrived == [b"before", b"after"]
 
