@@ -8,7 +8,7 @@ from broker.admission import Admitted
 from broker.errors import FleetError
 from devices.bundle_places import Place
 from devices.import_file import ImportRow
-from devices.import_verdicts import RowOutcome, RowResult, Verdict, foretell, judge, result_of
+from devices.import_verdicts import RowOutcome, RowResult, Verdict, judge, result_of
 from devices.issuing import issue
 from devices.provisioning import Provisioning
 from devices.refusals import Unfinished, unfinished
@@ -23,9 +23,9 @@ class Import:
 
     It takes turns with other imports (RegistryBusy while one runs), and may be repeated: what is
     done stays, what one that was ended left half-done is finished, with a new secret where the old
-    one is not in `place`. A dry run changes nothing and tells what would be done. Raises NotKept
-    when a chunk's bundles cannot be written (nothing of that chunk is committed), and Unfinished,
-    after the rows, when the broker does not let them in yet.
+    one is not in `place`. Raises NotKept when a chunk's bundles cannot be written (nothing of that
+    chunk is committed), and Unfinished, after the rows, when the broker does not let them in yet.
+    What would be done is told by `foretell`.
     """
 
     def __init__(
@@ -33,13 +33,9 @@ class Import:
         provisioning: Provisioning,
         rows: Sequence[ImportRow],
         *,
-        place: Place | None,
+        place: Place,
         by: str,
-        dry_run: bool = False,
     ) -> None:
-        """Only a dry run does without a place."""
-        if place is None and not dry_run:
-            raise ValueError("an import needs a place for its bundles")
         self.admitted: Admitted | None = None
         """The broker's proof, after the last row; None when there was nobody to let in."""
         self._provisioning = provisioning
@@ -47,15 +43,10 @@ class Import:
         self._rows = rows
         self._place = place
         self._by = by
-        self._dry_run = dry_run
         self._waiting: dict[str, int] = {}
         """Generations of those whose bundle is in its place, and who are not active yet."""
 
     async def __aiter__(self) -> AsyncIterator[RowResult]:
-        if self._dry_run:
-            async for result in foretell(self._registry, self._rows, place=self._place):
-                yield result
-            return
         async with self._registry.importing():
             admit_at = monotonic() + _ADMIT_EVERY_S
             for start in range(0, len(self._rows), _CHUNK):
@@ -105,7 +96,7 @@ class Import:
 
     async def _let_in(self) -> None:
         """One reload of the broker for all that wait for it; then they are active."""
-        if not self._waiting or self._place is None:
+        if not self._waiting:
             return
         with unfinished(
             f"{len(self._waiting)} scooters are registered and their bundles are in "

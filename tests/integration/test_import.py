@@ -13,7 +13,7 @@ import pytest
 from devices.bundle_lines import LinesPlace
 from devices.bundle_places import FolderPlace, NotKept, Place
 from devices.import_file import ImportRow, read_import
-from devices.import_verdicts import RowResult
+from devices.import_verdicts import RowResult, foretell
 from devices.importing import Import
 from devices.issuing import bundles_that_match
 from devices.reconciling import reconcile
@@ -95,8 +95,8 @@ async def test_each_row_has_its_result_and_bad_ones_harm_nobody(desk: Desk, tmp_
         (7, "invalid", "no scooter id"),
         (8, "added", ""),
     ]
-    foretold = Import(desk.provisioning, read_import(file), place=None, by=BY, dry_run=True)
-    for results in ([each async for each in foretold], await run(desk, read_import(file), place)):
+    foretold = [each async for each in foretell(desk.registry, read_import(file))]
+    for results in (foretold, await run(desk, read_import(file), place)):
         assert [(each.line, str(each.outcome)) for each in results] == [
             (line, outcome) for line, outcome, _ in expected
         ]
@@ -107,11 +107,9 @@ async def test_each_row_has_its_result_and_bad_ones_harm_nobody(desk: Desk, tmp_
 
 
 async def test_a_dry_run_changes_nothing(desk: Desk, tmp_path: Path) -> None:
-    task = Import(
-        desk.provisioning, rows(FLEET[:10]), place=FolderPlace(tmp_path), by=BY, dry_run=True
-    )
+    foretold = foretell(desk.registry, rows(FLEET[:10]), place=FolderPlace(tmp_path))
 
-    assert outcomes([each async for each in task]) == {"added": 10}
+    assert outcomes([each async for each in foretold]) == {"added": 10}
     assert [each async for each in desk.registry.find()] == []
     assert not any(tmp_path.iterdir())  # noqa: ASYNC240 - a test may block
 
