@@ -34,7 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=["auto", "local", "containers"],
         default="auto",
         help="servers under test: given by SCOOTER_TEST_{MQTT,REDIS,POSTGRES}_URL, else local "
-        "(auto); started here (local); run by Docker (containers)",
+        "(auto); started here (local); run by Docker (containers). A given broker needs the "
+        "account and the access list of tests/accounts.py besides",
     )
     parser.addoption(
         "--mosquitto",

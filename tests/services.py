@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from devices.simulator.plan import Broker
 from gateway.links.broker import BrokerAddress
 from gateway.local.mosquitto_package import Mosquitto
 from gateway.local.servers import Servers
@@ -46,10 +45,6 @@ class MosquittoService:
             password=self.password,
             keepalive_s=keepalive_s,
         )
-
-    def fleet(self) -> Broker:
-        """For simulated scooters that all log in as `load`, each with its own client id."""
-        return Broker(self.host, self.port, *LOAD)
 
 
 @dataclass(frozen=True, slots=True)

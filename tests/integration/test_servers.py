@@ -207,6 +207,17 @@ def test_a_folder_in_use_is_refused_with_the_process_that_uses_it(tmp_path: Path
         pass
 
 
+async def test_backend_developers_read_states_with_a_login_of_their_own(own_redis: Servers) -> None:
+    async with (
+        Redis.from_url(own_redis.redis_url) as gateway,
+        Redis.from_url(own_redis.redis_reader_url) as reader,
+    ):
+        await gateway.hset("scooter:SC-1", "lock", "locked")
+        assert await reader.hget("scooter:SC-1", "lock") == b"locked"
+        with pytest.raises(ResponseError, match=r"(?i)no permission"):
+            await reader.hset("scooter:SC-1", "lock", "unlocked")
+
+
 async def run(redis: Redis, command: str) -> None:
     await redis.execute_command(*command.split(" "))  # type: ignore[no-untyped-call]
 
