@@ -8,26 +8,11 @@ from typing import Any, Final, NamedTuple
 
 from broker.errors import FleetError
 from devices.access_audit import note
+from devices.contract.commands import COMMANDS
 from devices.scooters import RESERVED, tags_problem
 
 ANY: Final = "*"
-
-COMMANDS: Final = frozenset(
-    [
-        "unlock",
-        "lock",
-        "unlock_battery",
-        "locate",
-        "headlight",
-        "alarm",
-        "get_state",
-        "reboot",
-        "power_off",
-        "set_speed_limit",
-        "set_report_interval",
-    ]
-)
-"""What rights can be given for, besides any."""
+"""Any command, or any scooter whatever its tags."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,30}")
 

@@ -116,7 +116,10 @@ class Registry:
         standings: Sequence[Standing] = (),
         ids: Sequence[str] = (),
     ) -> AsyncIterator[Scooter]:
-        """Scooters by id, in pages: with all of `tags`, one of `standings`, one of `ids`."""
+        """Scooters by id, in pages: with all of `tags`, one of `standings`, one of `ids`.
+
+        What is empty does not count.
+        """
         after = ""
         while True:
             rows = await self._pool.fetch(

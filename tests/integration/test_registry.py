@@ -87,6 +87,7 @@ async def test_a_row_that_exists_is_left_as_it_is(registry: Registry) -> None:
         (NewScooter("sc-0001"), "SC-0001 exists: ids that differ only in case"),
         (NewScooter("SC-0009", vehicle_id="SC-0001"), "vehicle id SC-0001 is taken by SC-0001"),
         (NewScooter("SC-0009", vehicle_id="a\nb"), "printable"),
+        (NewScooter("SC-0009", vehicle_id=" 12"), "no space around"),
         (NewScooter("SC-0009", vehicle_type="boat"), "vehicle type 'boat'"),
         (NewScooter("SC-0009", tags=("a b",)), "is no tag"),
         (NewScooter("SC-0009", tags=("*",)), "is no tag"),

@@ -7,6 +7,7 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from gateway.errors import ServerAway
 from gateway.links.broker import BrokerAddress, broker_address
 from gateway.links.lease import instance_key
 from gateway.links.plans import session_plans
@@ -14,6 +15,7 @@ from gateway.retire import InstanceAlive, retire
 from gateway.settings import Settings
 from gateway.telemetry.state_store import LOADED, SCOOTER
 from tests.mqtt_session import running, send
+from tests.registration import register
 
 
 @pytest.fixture
@@ -67,3 +69,32 @@ async def test_a_session_that_was_shared_before_brings_each_message_once(
             await run.until(lambda: len(run.payloads) >= 3, "the messages")
 
             assert run.payloads == [b"1", b"2", b"3"], f"shared: {shared}"
+
+
+async def test_what_a_retired_instance_held_is_heard_by_standing(
+    settings: Settings, redis: Redis, scooter_id: str, fresh_id: str, postgres_url: str
+) -> None:
+    plan, broker = session_plans(settings).telemetry, broker_address(settings)
+    async with running(broker, plan) as run:
+        assert run.session.connected
+    await register(postgres_url, [scooter_id])
+    for each in (scooter_id, fresh_id):
+        await send(broker.host, broker.port, f"scooters/{each}/telemetry", [b'{"batt":50}'])
+
+    registered = settings.model_copy(update={"postgres_url": SecretStr(postgres_url)})
+    assert await retire(registered) == 2
+
+    assert await redis.exists(f"{SCOOTER}{scooter_id}")
+    assert not await redis.exists(f"{SCOOTER}{fresh_id}")
+
+
+async def test_nothing_is_taken_while_nobody_knows_who_is_heard(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.retire.CONNECT_WITHIN_S", 1.0)
+    nowhere = SecretStr("postgres://scooter:x@127.0.0.1:1/none")
+
+    with pytest.raises(ExceptionGroup) as failure:
+        await retire(settings.model_copy(update={"postgres_url": nowhere}))
+
+    assert failure.group_contains(ServerAway, match="no copy of the registry")
