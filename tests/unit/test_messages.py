@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from devices.contract import messages
+from devices.contract.commands import check_params, parse_command
 from devices.contract.topics import Uplink, parse_uplink
 from tests.examples import README, examples
 
@@ -227,6 +228,7 @@ def test_every_json_block_of_the_readme_is_an_example_on_a_topic() -> None:
         Uplink.TELEMETRY_BATCH,
         Uplink.EVENTS,
         Uplink.STATUS,
+        Uplink.ACKS,
     }
 
 
@@ -237,7 +239,9 @@ def test_an_example_fits_a_small_client_and_obeys_the_contract(topic: str, paylo
     assert len(payload) <= messages.PAYLOAD_MAX
     assert 5 + 2 + len(longest_topic) + 2 + len(payload) <= 256
     source = parse_uplink(longest_topic)
-    if source is None:
+    if topic.endswith("/commands"):
+        check_params((command := parse_command(payload)).command, command.params)
+    elif source is None:
         assert topic.endswith("/receipts")
         assert payload in list(messages.build_receipts(orjson.loads(payload)["ids"]))
     else:
