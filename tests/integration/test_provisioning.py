@@ -1,6 +1,7 @@
 """Provisioning on a real broker and a real registry: what a bundle opens, and what closes it."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,18 +9,23 @@ import pytest
 from devices.bundle_places import FilePlace, FolderPlace, NotKept
 from devices.contract.mac import command_key
 from devices.issuing import issue
+from devices.reconciling import reconcile
 from devices.refusals import Refused, Unfinished
 from devices.registry import NewScooter, Standing, UnknownScooter
 from devices.standing import StandingError
+from gateway.local.servers import Servers
+from gateway.storage.postgres import AWAY, migrate
 from tests.broker_place import BrokerPlace
 from tests.desk import (
     BY,
     FLEET_SECRET,
     Desk,
+    address_of,
     client_of,
     document_of,
     ends,
     gets_in,
+    open_desk,
 )
 
 
@@ -288,6 +294,58 @@ async def test_what_is_retired_stays_so(desk: Desk, scooter_id: str, tmp_path: P
             await getattr(desk.provisioning, verb)(scooter_id, by=BY)
     assert desk.forgotten == [scooter_id, scooter_id]
     assert not await gets_in(document_of(added.bundle_at))
+
+
+async def test_a_password_file_that_cannot_be_written_is_told_and_reconcile_named(
+    desk: Desk, scooter_id: str, tmp_path: Path
+) -> None:
+    place = FolderPlace(tmp_path)
+    added = await desk.provisioning.add(NewScooter(scooter_id), by=BY, place=place)
+    broken = replace(desk.address, password_file=str(tmp_path / "nowhere" / "passwords"))
+    async with open_desk(broken) as other:
+        with pytest.raises(Unfinished, match=r"not proved.*cannot be written.*reconcile"):
+            await other.provisioning.revoke(scooter_id, by=BY)
+
+    assert (await reconcile(desk.provisioning, by=BY)).put_out
+    assert not await gets_in(document_of(added.bundle_at))
+
+
+async def test_while_postgres_is_away_nothing_is_changed_and_no_bundle_is_left(
+    own_postgres: Servers, broker_place: BrokerPlace, scooter_id: str, fresh_id: str, tmp_path: Path
+) -> None:
+    await migrate(own_postgres.postgres_url)
+    place = FolderPlace(tmp_path / "bundles")
+    async with open_desk(address_of(broker_place, own_postgres.postgres_url)) as desk:
+        added = await desk.provisioning.add(NewScooter(scooter_id), by=BY, place=place)
+        own_postgres.postgres.kill()
+        with pytest.raises(AWAY):
+            await desk.provisioning.add(NewScooter(fresh_id), by=BY, place=place)
+        for verb in ("rotate", "suspend", "resume", "revoke", "retire"):
+            with pytest.raises(AWAY):
+                await getattr(desk.provisioning, verb)(scooter_id, by=BY)
+        assert await gets_in(document_of(added.bundle_at))
+
+        own_postgres.postgres.start()
+        assert names_in(place.path) == [scooter_id]
+        await desk.provisioning.add(NewScooter(fresh_id), by=BY, place=place)
+        await desk.provisioning.revoke(scooter_id, by=BY)
+        assert not await gets_in(document_of(added.bundle_at))
+
+
+async def test_no_secret_is_in_the_registry_or_its_audit(
+    desk: Desk, scooter_id: str, tmp_path: Path
+) -> None:
+    change = await desk.provisioning.add(NewScooter(scooter_id), by=BY, place=FolderPlace(tmp_path))
+    rotated = await desk.provisioning.rotate(scooter_id, by=BY)
+    await desk.provisioning.handed_over(rotated, by=BY)
+    tables = ("scooters", "access_audit")
+    everything = "".join(
+        [str(await desk.pool.fetch(f"SELECT * FROM {each}")) for each in tables]  # noqa: S608
+    )
+
+    for bundle in (document_of(change.bundle_at), document_of(rotated.bundle)):
+        assert bundle["secret"] not in everything + repr(change) + repr(rotated)
+        assert bundle["command_key"] not in everything + repr(change) + repr(rotated)
 
 
 def names_in(folder: Path) -> list[str]:
