@@ -6,16 +6,17 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, TextIO
-from urllib.parse import urlsplit
 
 import orjson
 import uvloop
 from pydantic import SecretStr
 
-from broker.accounts import write_private
 from devices.simulator.plan import Broker, FleetPlan, Totals
 from devices.simulator.scooter import run_fleet
-from gateway.local.demo_view import LiveTable, PlainLines, View, look_inside
+from gateway.local import demo_files
+from gateway.local.demo_access import Fleet, provision
+from gateway.local.demo_look import look_inside
+from gateway.local.demo_view import LiveTable, PlainLines, View
 from gateway.local.servers import Servers, free_port
 from gateway.logs import set_up_logs
 from gateway.metrics import Metrics
@@ -71,11 +72,12 @@ def run_demo(options: DemoOptions) -> int:
         Servers(options.folder, fresh=options.fresh) as servers,
         (options.folder / "gateway.log").open("a") as log,
     ):
+        if options.fresh:
+            demo_files.forget(options.folder)
         settings = _settings(servers, options)
         set_up_logs(settings, to=log)
-        _write_env_file(options.folder / "gateway.env", settings)
-        write_private(options.folder / "pgpass", _pgpass(servers.postgres_url))
-        print(look_inside(options.folder, servers), file=say, flush=True)
+        demo_files.write_settings(options.folder, settings)
+        demo_files.write_reader_logins(options.folder, servers)
         summary = uvloop.run(_demo(options, settings, servers, say))
         print("Stopping …", file=say, flush=True)
     _tell(summary, as_json=options.as_json)
@@ -84,25 +86,33 @@ def run_demo(options: DemoOptions) -> int:
 
 async def _demo(options: DemoOptions, settings: Settings, servers: Servers, say: TextIO) -> Summary:
     await migrate(servers.postgres_url)
-    metrics, fleet, totals = Metrics(), asyncio.Event(), Totals()
+    ids = FleetPlan(size=options.scooters).scooter_ids()
+    fleet = await provision(settings, ids, options.folder / demo_files.BUNDLES)
+    print(look_inside(options.folder, servers, fleet.kept_out), file=say, flush=True)
+    metrics, home, totals = Metrics(), asyncio.Event(), Totals()
     gateway, stop = asyncio.Event(), asyncio.Event()
     began = time.monotonic()
-    broker = Broker(servers.mqtt_host, servers.mqtt_port)
-    plan = FleetPlan(size=options.scooters, pace=options.pace)
     async with open_redis(servers.redis_url) as redis:
         view: View = (LiveTable if say.isatty() else PlainLines)(redis, metrics, totals, say)
         with stop_on_signals(stop):
             async with asyncio.TaskGroup() as group:
                 group.create_task(run(settings, stop=gateway, metrics=metrics))
-                riding = group.create_task(run_fleet(plan, broker, stop=fleet, totals=totals))
+                riding = group.create_task(_ride(fleet, options.pace, stop=home, totals=totals))
                 showing = group.create_task(view.run())
                 await _wait(stop, options.for_s)
                 showing.cancel()
-                fleet.set()
+                home.set()
                 await riding
                 await _drained(metrics, within_s=DRAIN_S)
                 gateway.set()
     return _summary(metrics, totals, options, time.monotonic() - began)
+
+
+async def _ride(fleet: Fleet, pace: float, *, stop: asyncio.Event, totals: Totals) -> None:
+    """Each scooter with its own login, over TLS; there may be none that is let in."""
+    if fleet.bundles:
+        plan = FleetPlan(ids=tuple(each.username for each in fleet.bundles), pace=pace)
+        await run_fleet(plan, Broker.of_bundles(fleet.bundles), stop=stop, totals=totals)
 
 
 async def _wait(stop: asyncio.Event, for_s: float | None) -> None:
@@ -135,27 +145,19 @@ def _settings(servers: Servers, options: DemoOptions) -> Settings:
         mqtt_port=servers.mqtt_port,
         mqtt_username=servers.mqtt_username,
         mqtt_password=SecretStr(servers.mqtt_password),
+        mqtt_admin_password=SecretStr(servers.mqtt_admin_password),
+        mqtt_public_host=servers.mqtt_host,
+        mqtt_scooters_port=servers.mqtt_scooters_port,
+        mqtt_operators_port=servers.mqtt_operators_port,
+        mqtt_authority_file=servers.authority_file,
+        broker_password_file=servers.password_file,
+        broker_reload=servers.broker_reload,
+        fleet_secret=demo_files.fleet_secret(options.folder),
         redis_url=SecretStr(servers.redis_url),
         postgres_url=SecretStr(servers.postgres_url),
         snapshot_period_s=options.period_s,
         metrics_port=free_port(),
     )
-
-
-def _write_env_file(path: Path, settings: Settings) -> None:
-    """Where the command line of another terminal finds this gateway."""
-    lines = []
-    for name in settings.model_fields_set:
-        value = getattr(settings, name)
-        text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-        lines.append(f"SCOOTER_{name.upper()}={text}\n")
-    write_private(path, "".join(sorted(lines)))
-
-
-def _pgpass(postgres_url: str) -> str:
-    """The password file of libpq, so that no password stands in a command line."""
-    url = urlsplit(postgres_url)
-    return f"{url.hostname}:{url.port}:*:{url.username}:{url.password}\n"
 
 
 def _summary(metrics: Metrics, totals: Totals, options: DemoOptions, seconds: float) -> Summary:

