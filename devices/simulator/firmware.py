@@ -202,12 +202,16 @@ class Firmware:
         elif self._strikes(mishaps.coverage_losses_per_h, passed_s):
             self.totals.coverage_losses += 1
             self._leave(Link.NO_COVERAGE, self._rng.uniform(15, 60))
-        elif self.ride.doing is Doing.PARKED and self._strikes(mishaps.sleeps_per_h, passed_s):
+        elif self._may_sleep() and self._strikes(mishaps.sleeps_per_h, passed_s):
             self.totals.sleeps += 1
             self._leave(Link.ASLEEP, self._rng.uniform(20, 90))
         elif self._strikes(mishaps.commands.freezes_per_h, passed_s):
             self.totals.freezes += 1
             self._freezes = True
+
+    def _may_sleep(self) -> bool:
+        answered = not self._duty.is_busy and not self.outbox.has_acks
+        return self.ride.doing is Doing.PARKED and answered
 
     def _strikes(self, per_h: float, passed_s: float) -> bool:
         return per_h > 0 and self._rng.random() < per_h * passed_s / 3600

@@ -245,6 +245,15 @@ async def test_a_known_request_gets_its_stored_answer_and_nothing_is_done_twice(
     assert [each["ev"] for each in bench.of(Uplink.EVENTS)] == ["trip_start", "trip_end"]
 
 
+async def test_commands_that_come_at_once_are_all_obeyed_in_their_order(bench: Bench) -> None:
+    for request in range(1, 7):
+        await bench.command("unlock" if request % 2 else "lock", request=request)
+    for request in range(1, 7):
+        await bench.answers(request, ("received", None), ("success", None))
+    locks = [each["lock"] for each in bench.of(Uplink.ACKS) if "lock" in each]
+    assert locks == ["unlocked", "locked"] * 3
+
+
 async def test_a_retained_command_is_not_even_answered(bench: Bench) -> None:
     await bench.kill()
     await bench.command("unlock", request=1, boot=2, retain=True)

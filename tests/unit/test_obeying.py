@@ -432,3 +432,17 @@ def test_whatever_is_sent_nothing_is_obeyed_late_or_twice_within_a_boot(
         + counted.commands_ignored
     )
     assert all(rule_of(each.command) for each in bench.obeyed)
+
+
+def test_a_scooter_does_not_fall_asleep_over_a_command() -> None:
+    sleepy = dataclasses.replace(Mishaps.none(), sleeps_per_h=3_600_000)
+    plan = FleetPlan(seed=1, mishaps=sleepy, rides=False)
+    scooter = Firmware(SCOOTER, plan, CITY, boot=BOOT, now_ms=NOW_MS)
+    command = Command(request_id="1" * 16, command="get_state", params={}, n=1, boot=BOOT, exp=1000)
+    scooter.hear_command(build_command(command), retained=False, now_ms=NOW_MS)
+    scooter.step(NOW_MS + 500)
+    assert scooter.link is Link.UP
+    while (message := scooter.outbox.next(NOW_MS + 500)) is not None:
+        scooter.outbox.sent(message, NOW_MS + 500)
+    scooter.step(NOW_MS + 1000)
+    assert scooter.link is Link.ASLEEP

@@ -136,3 +136,33 @@ def test_flash_is_bounded_and_the_oldest_goes_first() -> None:
     first = box.next(0)
     assert first is not None
     assert orjson.loads(first.payload)[0] == 100
+
+
+def test_an_ack_goes_before_everything_else_and_is_kept_until_the_broker_has_it() -> None:
+    box = outbox()
+    box.keep_event("1-1", b"{}")
+    box.keep_report(b'{"seq":1}')
+    box.keep_ack(b'{"seq":2}')
+
+    assert box.has_acks
+    box.went_offline()
+    assert send(box) == Message(Uplink.ACKS, b'{"seq":2}')
+    assert not box.has_acks
+    assert send(box).uplink is Uplink.EVENTS
+
+
+def test_an_ack_that_speaks_of_reports_waits_for_them_and_the_next_one_for_it() -> None:
+    box = outbox()
+    box.keep_report(b'{"seq":1}')
+    box.keep_ack(b'{"seq":2}', after_reports=True)
+    box.keep_ack(b'{"seq":3}')
+
+    assert [send(box).payload for _ in range(3)] == [b'{"seq":1}', b'{"seq":2}', b'{"seq":3}']
+
+
+def test_a_reboot_forgets_the_acks() -> None:
+    box = outbox()
+    box.keep_ack(b"{}")
+    box.forget_acks()
+
+    assert box.next(0) is None
