@@ -5,16 +5,17 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Se
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
 
-import orjson
-
 from devices import access_audit
 from devices import registry_queries as sql
 from devices.access_audit import Audit, Kind, note
 from devices.registry_errors import CredentialRaced, RegistryBusy, TagsError, UnknownScooter
+from devices.registry_rows import ADDED, EXISTS, add_scooters, check_credentials, scooter_of
 from devices.scooters import RESERVED, VEHICLE_TYPES, NewScooter, Scooter, tags_problem
 from devices.standing import HEARD, NEXT, Standing, StandingError, move
 
 __all__ = [
+    "ADDED",
+    "EXISTS",
     "HEARD",
     "NEXT",
     "RESERVED",
@@ -30,9 +31,6 @@ __all__ = [
     "TagsError",
     "UnknownScooter",
 ]
-
-ADDED: Final = "added"
-EXISTS: Final = "exists"
 
 _CHUNK: Final = 1000
 _LOCK: Final = 0x5C00ACCE
@@ -68,46 +66,14 @@ class Registry:
             results.setdefault(scooter.scooter_id, problem or "")
         # In one order, so that two imports of the same file wait for each other, never in a ring.
         for chunk in _chunks(sorted(wanted)):
-            results |= await self._add([wanted[each] for each in chunk], by=by)
+            async with self._pool.acquire() as connection, connection.transaction():
+                results |= await add_scooters(connection, [wanted[each] for each in chunk], by=by)
         return results
-
-    async def _add(self, scooters: list[NewScooter], *, by: str) -> dict[str, str]:
-        columns = (
-            [each.scooter_id for each in scooters],
-            [each.printed for each in scooters],
-            [each.vehicle_type for each in scooters],
-            [" ".join(sorted(set(each.tags))) for each in scooters],
-            [orjson.dumps(dict(each.metadata)).decode() for each in scooters],
-        )
-        async with self._pool.acquire() as connection, connection.transaction():
-            added = {row[0] for row in await connection.fetch(sql.ADD, *columns)}
-            details = {each: dict[str, object]() for each in sorted(added)}
-            await note(connection, "add", details, kind="scooter", by=by)
-            left = [each for each in scooters if each.scooter_id not in added]
-            in_the_way = await self._in_the_way(connection, left) if left else {}
-        return dict.fromkeys(added, ADDED) | in_the_way
-
-    async def _in_the_way(
-        self,
-        connection: Any,  # noqa: ANN401 - asyncpg has no types
-        scooters: list[NewScooter],
-    ) -> dict[str, str]:
-        rows = await connection.fetch(
-            sql.IN_THE_WAY,
-            [each.scooter_id.lower() for each in scooters],
-            [each.printed for each in scooters],
-        )
-        by_id = {row["scooter_id"].lower(): row for row in rows}
-        by_vehicle = {row["vehicle_id"]: row["scooter_id"] for row in rows}
-        return {
-            each.scooter_id: _why_not(each, by_id.get(each.scooter_id.lower()), by_vehicle)
-            for each in scooters
-        }
 
     async def get(self, scooter_id: str) -> Scooter | None:
         """One scooter; None if it is not known."""
         row = await self._pool.fetchrow(sql.GET, scooter_id)
-        return _scooter(row) if row else None
+        return scooter_of(row) if row else None
 
     async def find(
         self,
@@ -131,7 +97,7 @@ class Registry:
                 _CHUNK,
             )
             for row in rows:
-                yield _scooter(row)
+                yield scooter_of(row)
             if len(rows) < _CHUNK:
                 return
             after = rows[-1]["scooter_id"]
@@ -203,7 +169,7 @@ class Registry:
         generations: dict[str, int] = {}
         async with self._pool.acquire() as connection, connection.transaction():
             for chunk in _chunks(sorted(hashes)):
-                await _may_have_credentials(connection, chunk, hashes, following)
+                await check_credentials(connection, chunk, hashes, following)
                 rows = await connection.fetch(
                     sql.SET_CREDENTIALS, chunk, [hashes[each] for each in chunk]
                 )
@@ -234,7 +200,7 @@ class Registry:
                 await connection.execute(sql.SET_TAGS, scooter_id, sorted(after))
                 change = {"added": sorted(after - before), "removed": sorted(before - after)}
                 await note(connection, "tag", {scooter_id: change}, kind="scooter", by=by)
-            return _scooter(await connection.fetchrow(sql.GET, scooter_id))
+            return scooter_of(await connection.fetchrow(sql.GET, scooter_id))
 
     async def audit(
         self,
@@ -291,51 +257,3 @@ class Registry:
 def _chunks(ids: list[str]) -> Iterator[list[str]]:
     for start in range(0, len(ids), _CHUNK):
         yield ids[start : start + _CHUNK]
-
-
-def _why_not(scooter: NewScooter, row: Any, by_vehicle: Mapping[str, str]) -> str:  # noqa: ANN401
-    """Why it was not added, by the row that has its id whatever the case, if there is one."""
-    if row is None:
-        owner = by_vehicle.get(scooter.printed, "another scooter")
-        return f"vehicle id {scooter.printed} is taken by {owner}"
-    if row["scooter_id"] != scooter.scooter_id:
-        return f"{row['scooter_id']} exists: ids that differ only in case are mistaken"
-    if row["standing"] == Standing.RETIRED:
-        return f"{scooter.scooter_id} is retired for ever: take another id"
-    return EXISTS
-
-
-async def _may_have_credentials(
-    connection: Any,  # noqa: ANN401 - asyncpg has no types
-    chunk: list[str],
-    hashes: Mapping[str, str | None],
-    following: Mapping[str, int] | None,
-) -> None:
-    rows = {row["scooter_id"]: row for row in await connection.fetch(sql.LOCKED, chunk)}
-    if unknown := [each for each in chunk if each not in rows]:
-        raise UnknownScooter(unknown)
-    for each, row in rows.items():
-        if row["standing"] == Standing.RETIRED and hashes[each] is not None:
-            raise StandingError(each, Standing.RETIRED, "it gets no credential any more")
-    raced = [
-        each for each, row in rows.items() if following and row["generation"] != following[each]
-    ]
-    if raced:
-        raise CredentialRaced(raced)
-
-
-def _scooter(row: Any) -> Scooter:  # noqa: ANN401 - asyncpg has no types
-    return Scooter(
-        scooter_id=row["scooter_id"],
-        vehicle_id=row["vehicle_id"],
-        vehicle_type=row["vehicle_type"],
-        tags=tuple(row["tags"]),
-        metadata=orjson.loads(row["metadata"]),
-        standing=Standing(row["standing"]),
-        generation=row["generation"],
-        has_credential=row["has_credential"],
-        registered_at=row["registered_at"],
-        standing_at=row["standing_at"],
-        credential_at=row["credential_at"],
-        firmware=row["firmware"],
-    )

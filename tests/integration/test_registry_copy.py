@@ -23,6 +23,7 @@ from tests.registry_copies import (
     HASH,
     following,
     loaded,
+    mirror_key,
     mirrored,
     until,
 )
@@ -274,6 +275,9 @@ async def test_it_can_be_cancelled_anywhere(
             await asyncio.sleep(0)
 
     assert await pool.fetchval("SELECT 1") == 1
+    whole = await mirror_key(redis)
+    left = [key async for key in redis.scan_iter("gateway:registry:scooters:*")]
+    assert all([await redis.ttl(key) > 0 for key in left if key.decode() != whole])
     async with following(pool, redis) as copy:
         await loaded(copy)
         await mirrored(redis, lambda found: len(found) == 2500)
