@@ -5,12 +5,14 @@ import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Protocol
 
 from broker.admission import BrokerAway, NotAdmitted
 
 _PROGRAM = "mosquitto"
 _UNIT_TIMEOUT_S = 30.0
+_PAUSE_S = 0.02
 
 
 class Reload(Protocol):
@@ -26,14 +28,20 @@ class PidFileReload:
     """SIGHUP to the Mosquitto that wrote this pid file: a child, or a service on this machine."""
 
     path: Path
+    start_within_s: float = 30.0
 
     def __str__(self) -> str:
         return f"pid:{self.path}"
 
     async def request(self) -> None:
-        self._signal()
+        give_up_at = monotonic() + self.start_within_s
+        while not self._signal():
+            if monotonic() > give_up_at:
+                raise self._cannot("it has not finished starting")
+            await asyncio.sleep(_PAUSE_S)
 
-    def _signal(self) -> None:
+    def _signal(self) -> bool:
+        """False while it starts: it writes its pid file before a SIGHUP no longer ends it."""
         try:
             pid = int(self.path.read_text())
             process = os.pidfd_open(pid)
@@ -49,11 +57,15 @@ class PidFileReload:
             name = Path(f"/proc/{pid}/comm").read_text().strip()
             if name != _PROGRAM:
                 raise self._cannot(f"process {pid} is {name}, not {_PROGRAM}")
+            if not _catches_hangup(pid):
+                return False
             signal.pidfd_send_signal(process, signal.SIGHUP)
         except PermissionError:
             raise self._cannot(f"process {pid} belongs to another user") from None
         except (FileNotFoundError, ProcessLookupError):
             raise BrokerAway(f"Mosquitto, process {pid}, has just ended: start it.") from None
+        else:
+            return True
         finally:
             os.close(process)
 
@@ -113,6 +125,12 @@ class WatchedReload:
 
     async def request(self) -> None:
         return
+
+
+def _catches_hangup(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (caught,) = (line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGHUP - 1) & 1)
 
 
 def parse_reload(text: str) -> Reload:

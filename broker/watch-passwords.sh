@@ -3,8 +3,8 @@
 #
 #   watch-passwords.sh FILE… -- mosquitto -c /mosquitto/config/mosquitto.conf
 #
-# For a container that shares a volume with whoever replaces the password file. Watch the password
-# file and the server's certificate. Needs a POSIX shell and `head`; ends as the broker ends.
+# For a container that shares a volume with whoever replaces the password file. Watch that file and
+# the server's certificate. Needs Linux, a POSIX shell, `head` and `grep`; ends as the broker ends.
 set -u
 
 files=0
@@ -34,17 +34,25 @@ start() {
     broker=$!
 }
 
+# A SIGHUP ends a broker that has not finished starting; the last digit is odd once it does not.
+listens() {
+    case $(grep '^SigCgt:' "/proc/$broker/status" 2>/dev/null) in
+    *[13579bdf]) return 0 ;;
+    esac
+    return 1
+}
+
 # Before the start: what is replaced while the broker starts is loaded once more.
 known=$(marks "$@")
 start "$@"
 trap 'kill -TERM "$broker" 2>/dev/null' TERM INT
-trap 'kill -HUP "$broker" 2>/dev/null' HUP
+trap 'listens && kill -HUP "$broker" 2>/dev/null' HUP
 
 while kill -0 "$broker" 2>/dev/null; do
     # A fraction is more than POSIX promises.
     sleep 0.2 2>/dev/null || sleep 1
     found=$(marks "$@")
-    if [ "$found" != "$known" ]; then
+    if [ "$found" != "$known" ] && listens; then
         known=$found
         kill -HUP "$broker" 2>/dev/null
     fi

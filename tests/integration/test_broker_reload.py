@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,20 @@ def place(tmp_path: Path, mosquitto_program: Mosquitto | None) -> Iterator[Broke
         yield place
 
 
+@contextmanager
+def process_named(name: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that a SIGHUP would end."""
+    program = folder / name
+    shutil.copy("/bin/sleep", program)
+    with subprocess.Popen([program, "60"]) as process:  # noqa: S603 - our own copy
+        while Path(f"/proc/{process.pid}/comm").read_text() != f"{name}\n":
+            pass  # it is about to have its name
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 async def test_a_broker_that_was_killed_leaves_a_pid_file_that_hurts_nobody(
     place: BrokerPlace,
 ) -> None:
@@ -45,16 +60,47 @@ async def test_a_broker_that_was_killed_leaves_a_pid_file_that_hurts_nobody(
 
 
 async def test_another_process_that_has_the_brokers_number_gets_no_signal(
-    place: BrokerPlace,
+    place: BrokerPlace, tmp_path: Path
 ) -> None:
     place.server.stop()
-    with subprocess.Popen(["sleep", "60"]) as bystander:  # noqa: ASYNC220, S607 - starts at once
+    with process_named("sleep", tmp_path) as bystander:
         place.pid_file.write_text(f"{bystander.pid}\n")
         with pytest.raises(NotAdmitted, match=f"process {bystander.pid} is sleep, not mosquitto"):
             await place.admission().admit({})
 
         assert bystander.poll() is None
-        bystander.kill()
+
+
+async def test_a_broker_that_is_still_starting_is_not_ended_by_the_signal(
+    mosquitto_program: Mosquitto | None, tmp_path: Path
+) -> None:
+    place = BrokerPlace(tmp_path / "broker", mosquitto_program)
+
+    async def has_a_pid_file() -> bool:
+        return place.pid_file.exists() and place.pid_file.read_text() != ""
+
+    for _ in range(5):
+        place.server.launch()
+        try:
+            await eventually(has_a_pid_file, what="the pid file")
+            await PidFileReload(place.pid_file).request()
+            place.server.wait_ready()
+            await place.admission().admit({})
+        finally:
+            place.server.kill()
+            place.pid_file.unlink()
+
+
+async def test_a_broker_that_never_finishes_starting_is_told(
+    place: BrokerPlace, tmp_path: Path
+) -> None:
+    place.server.stop()
+    with process_named("mosquitto", tmp_path) as starting:
+        place.pid_file.write_text(f"{starting.pid}\n")
+        with pytest.raises(NotAdmitted, match="it has not finished starting"):
+            await PidFileReload(place.pid_file, start_within_s=0.2).request()
+
+        assert starting.poll() is None
 
 
 @pytest.mark.parametrize("content", ["", "mosquitto", "0", "-1", "99999999999999999999"])
