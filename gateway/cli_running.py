@@ -74,6 +74,13 @@ def demo(
     pace: Annotated[
         float, typer.Option(min=0.01, help="How many times faster than life the fleet reports.")
     ] = 5.0,
+    mishaps: Annotated[
+        bool,
+        typer.Option(
+            "--mishaps",
+            help="Answer some commands late, twice, wrongly, never, or after a reboot or a freeze.",
+        ),
+    ] = False,
 ) -> None:
     """Run everything on this machine: servers, the gateway, a simulated fleet, a live table.
 
@@ -94,6 +101,7 @@ def demo(
         folder=folder,
         period_s=period.total_seconds(),
         pace=pace,
+        mishaps=mishaps,
     )
     raise typer.Exit(run_demo(options))
 

@@ -11,7 +11,7 @@ import orjson
 import uvloop
 from pydantic import SecretStr
 
-from devices.simulator.plan import Broker, FleetPlan, Totals
+from devices.simulator.plan import Broker, CommandMishaps, FleetPlan, Mishaps, Totals
 from devices.simulator.scooter import run_fleet
 from gateway.local import demo_files
 from gateway.local.demo_access import Fleet, provision
@@ -41,6 +41,7 @@ class DemoOptions:
     folder: Path = Path(".demo")
     period_s: float = 5.0
     pace: float = 5.0
+    mishaps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ async def _demo(options: DemoOptions, settings: Settings, servers: Servers, say:
         with stop_on_signals(stop):
             async with asyncio.TaskGroup() as group:
                 group.create_task(run(settings, stop=gateway, metrics=metrics))
-                riding = group.create_task(_ride(fleet, options.pace, stop=home, totals=totals))
+                riding = group.create_task(_ride(fleet, options, stop=home, totals=totals))
                 showing = group.create_task(view.run())
                 await _wait(stop, options.for_s)
                 showing.cancel()
@@ -108,10 +109,16 @@ async def _demo(options: DemoOptions, settings: Settings, servers: Servers, say:
     return _summary(metrics, totals, options, time.monotonic() - began)
 
 
-async def _ride(fleet: Fleet, pace: float, *, stop: asyncio.Event, totals: Totals) -> None:
+async def _ride(fleet: Fleet, options: DemoOptions, *, stop: asyncio.Event, totals: Totals) -> None:
     """Each scooter with its own login, over TLS; there may be none that is let in."""
     if fleet.bundles:
-        plan = FleetPlan(ids=tuple(each.username for each in fleet.bundles), pace=pace)
+        plan = FleetPlan(
+            ids=tuple(each.username for each in fleet.bundles),
+            pace=options.pace,
+            mishaps=Mishaps(
+                commands=CommandMishaps.some() if options.mishaps else CommandMishaps()
+            ),
+        )
         await run_fleet(plan, Broker.of_bundles(fleet.bundles), stop=stop, totals=totals)
 
 

@@ -441,7 +441,7 @@ def test_a_scooter_does_not_fall_asleep_over_a_command() -> None:
     command = Command(request_id="1" * 16, command="get_state", params={}, n=1, boot=BOOT, exp=1000)
     scooter.hear_command(build_command(command), retained=False, now_ms=NOW_MS)
     scooter.step(NOW_MS + 500)
-    assert scooter.link is Link.UP
+    assert scooter.link.is_running
     while (message := scooter.outbox.next(NOW_MS + 500)) is not None:
         scooter.outbox.sent(message, NOW_MS + 500)
     scooter.step(NOW_MS + 1000)
