@@ -17,6 +17,8 @@ WHOLE: Final = "whole"
 """The payload that says: rows are gone, so read everything."""
 
 _PAGE: Final = 2000
+_ALIKE_MAX: Final = 10_000
+"""Beyond so many kinds of scooters hardly two are alike, and tags that are gone would stay."""
 
 # Snapshots of one server in the order in which they were taken: neither end ever falls, and
 # between equal ends transactions only end. Digits alone, of one length, compare in any locale.
@@ -64,6 +66,8 @@ class Interned:
         key = (standing, generation, tags)
         found = self._known.get(key)
         if found is None:
+            if len(self._known) >= _ALIKE_MAX:
+                self._known.clear()
             found = self._known[key] = Known(Standing(standing), generation, frozenset(tags))
         return found
 
