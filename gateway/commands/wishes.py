@@ -98,8 +98,7 @@ def _asker(login: str, delivery: Delivery) -> Asker:
 
 
 def _is_under(own: str, topic: str) -> bool:
-    is_own = topic == own or topic.startswith(f"{own}/")
-    return is_own and "+" not in topic and "#" not in topic
+    return topic == own or topic.startswith(f"{own}/")
 
 
 def _said(payload: bytes) -> dict[str, Any]:
