@@ -24,6 +24,8 @@ from broker.accounts import (
     write_passwords,
 )
 from broker.admission import NotAdmitted
+from devices.operators import parse_login
+from devices.scooters import NewScooter
 
 HASH = secret_hash("known to the tests")
 OLD = {"SC-0001": HASH, "alice.laptop": HASH}
@@ -91,6 +93,14 @@ def test_a_login_is_one_level_of_a_topic_and_one_field_of_a_line(name: str) -> N
     if is_login(name):
         assert name.isascii()
         assert not set(name) & set("/+#$:% \t\r\n")
+
+
+@given(st.from_regex(r"[A-Za-z0-9_.-]{1,40}|(gateway|admin|Canary)(\.key)?", fullmatch=True))
+def test_the_registry_and_the_broker_agree_on_names(name: str) -> None:
+    # One row that the broker does not take would keep everybody's changes out.
+    known = NewScooter(name).problem is None or parse_login(name) is not None
+
+    assert is_login(name) == known
 
 
 def test_a_secret_has_256_random_bits() -> None:
