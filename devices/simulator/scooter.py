@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import random
 import socket
 import ssl
@@ -19,6 +20,9 @@ from devices.simulator.duty import Overheard
 from devices.simulator.firmware import Firmware, Link
 from devices.simulator.outbox import Message
 from devices.simulator.plan import Broker, Credential, FleetPlan, Totals, Witness
+
+LOG: Final = logging.getLogger("devices.simulator")
+"""What the clients of scooters say: they lose their connections on purpose, again and again."""
 
 _KEEPALIVE_S: Final = 30
 _TIMEOUT_S: Final = 10.0
@@ -192,6 +196,7 @@ class _Scooter:
             will=will,
             keepalive=_KEEPALIVE_S,
             timeout=_TIMEOUT_S,
+            logger=LOG,
         )
 
     async def _report(self, client: aiomqtt.Client) -> None:

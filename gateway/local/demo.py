@@ -1,6 +1,7 @@
 """The whole system on this machine: servers, gateway, a simulated fleet and a live table."""
 
 import asyncio
+import logging
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ import uvloop
 from pydantic import SecretStr
 
 from devices.simulator.plan import Broker, CommandMishaps, FleetPlan, Mishaps, Totals
-from devices.simulator.scooter import run_fleet
+from devices.simulator.scooter import LOG, run_fleet
 from gateway.local import demo_files
 from gateway.local.demo_access import Fleet, provision
 from gateway.local.demo_look import look_inside
@@ -77,6 +78,7 @@ def run_demo(options: DemoOptions) -> int:
             demo_files.forget(options.folder)
         settings = _settings(servers, options)
         set_up_logs(settings, to=log)
+        LOG.setLevel(logging.CRITICAL)  # the log is the gateway's
         demo_files.write_settings(options.folder, settings)
         demo_files.write_reader_logins(options.folder, servers)
         summary = uvloop.run(_demo(options, settings, servers, say))
