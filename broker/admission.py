@@ -50,7 +50,11 @@ class Ended:
 
 
 class Broker(Protocol):
-    """A broker that keeps its own list of logins; another backend implements these two."""
+    """A broker that keeps its own list of logins; another backend implements these three."""
+
+    async def listed(self) -> Mapping[str, str] | None:
+        """The logins of that list (name → hash); None where it cannot be read as one of ours."""
+        ...
 
     async def admit(self, logins: Mapping[str, str]) -> Admitted:
         """From now on exactly these (name → hash) get in, beside the broker's fixed accounts.

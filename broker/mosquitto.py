@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
-from broker.accounts import CANARY, Written, new_secret, write_passwords
+from broker.accounts import CANARY, Written, new_secret, read_logins, write_passwords
 from broker.administration import Listener, Login, connected
 from broker.admission import Admitted, BrokerAway, Ended, NotAdmitted
 from broker.reload import PidFileReload, Reload, ServiceReload, WatchedReload, parse_reload
@@ -55,6 +55,13 @@ class MosquittoBroker:
         self._reload = reload
         self._proof_within_s = proof_within_s
         self._hold_s = hold_s
+
+    async def listed(self) -> dict[str, str] | None:
+        """See `Broker.listed`."""
+        try:
+            return await asyncio.to_thread(read_logins, self._file)
+        except (NotAdmitted, OSError):
+            return None
 
     async def admit(self, logins: Mapping[str, str]) -> Admitted:
         """See `Broker.admit`. Whoever is connected and not named is disconnected by Mosquitto."""

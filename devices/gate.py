@@ -27,6 +27,13 @@ class Gate:
         )
         return admitted
 
+    async def differs(self) -> set[str]:
+        """Logins that the broker's list has and the registry has not, or the other way round, or
+        with another secret; every one of the registry where that list cannot be read."""
+        wanted = await self._registry.logins()
+        listed = await self._broker.listed() or {}
+        return {name for name, _ in wanted.items() ^ listed.items()}
+
     async def end_session(self, name: str) -> Ended:
         """End the live session of a login that has no right to it, or no more.
 

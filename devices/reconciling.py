@@ -1,7 +1,9 @@
 """Reconciling: finishes what was interrupted, and says what only a person can."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from broker.admission import Admitted, Ended
 from devices.access_audit import Audit, Kind
@@ -12,6 +14,10 @@ from devices.refusals import unfinished
 from devices.scooters import Scooter
 from devices.standing import Standing
 
+_NAMED: Final = 10
+_AT_ONCE: Final = 20
+"""Each holds a client id for a moment, on a connection of its own."""
+
 
 @dataclass(slots=True)
 class Reconciled:
@@ -19,6 +25,8 @@ class Reconciled:
 
     admitted: Admitted | None = None
     """The broker's proof that it lets in exactly the registry's logins."""
+    differed: list[str] = field(default_factory=list)
+    """Logins for which the broker's list was another than the registry's before that."""
     revoked: list[str] = field(default_factory=list)
     """Scooters whose revocation was begun: their credential is gone now."""
     activated: list[str] = field(default_factory=list)
@@ -34,13 +42,20 @@ class Reconciled:
     def sentences(self) -> list[str]:
         """The same for a person."""
         named = {
+            "the broker's list was not the registry's for": self.differed,
             "the revocation was finished of": self.revoked,
             "active now, their bundles were found:": self.activated,
             "out, and proved to be now:": [each.client_id for each in self.put_out],
             "never handed over, as far as the bundles show; rotate:": self.not_handed_over,
             "without a credential; rotate gives one:": self.without_credential,
         }
-        return [f"{what} {', '.join(names)}" for what, names in named.items() if names]
+        return [f"{what} {_short(names)}" for what, names in named.items() if names]
+
+
+def _short(names: Sequence[str]) -> str:
+    """A fleet does not fit on a screen: the lists have all of them."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 async def reconcile(
@@ -59,6 +74,7 @@ async def reconcile(
     ):
         async with registry.locked():
             await _finish_revocations(provisioning, done, by=by)
+            done.differed += sorted(await provisioning.gate.differs())
             admitted = done.admitted = await provisioning.gate.admit(by=by)
             await _activate(provisioning, places, done, by=by)
         for kind in ("scooter", "key"):
@@ -116,9 +132,8 @@ async def _activate(
 async def _put_out(
     provisioning: Provisioning, kind: Kind, admitted: Admitted, done: Reconciled, *, by: str
 ) -> None:
-    registry = provisioning.registry
-    for name in await registry.unproved(kind):
-        found = await registry.get(name) if kind == "scooter" else None
+    async def put_out(name: str) -> Ended:
+        found = await provisioning.registry.get(name) if kind == "scooter" else None
         is_retired = found is not None and found.standing is Standing.RETIRED
         ended, _ = await provisioning.gate.put_out(
             name,
@@ -128,4 +143,13 @@ async def _put_out(
             reason="reconcile",
             forget=provisioning.forget if is_retired else None,
         )
-        done.put_out.append(ended)
+        return ended
+
+    names = await provisioning.registry.unproved(kind)
+    for start in range(0, len(names), _AT_ONCE):
+        outcomes = await asyncio.gather(
+            *map(put_out, names[start : start + _AT_ONCE]), return_exceptions=True
+        )
+        done.put_out += [each for each in outcomes if isinstance(each, Ended)]
+        if failed := [each for each in outcomes if isinstance(each, BaseException)]:
+            raise failed[0]

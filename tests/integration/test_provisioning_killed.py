@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import sys
+from asyncio.subprocess import PIPE, Process
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,16 +27,22 @@ def place(tmp_path: Path) -> FolderPlace:
     return FolderPlace(tmp_path / "bundles")
 
 
-async def killed(desk: Desk, folder: Path, step: str, verb: str, subject: str) -> None:
-    """Run the verb in a process that is killed at this step."""
+async def started(desk: Desk, folder: Path, step: str, verb: str, subject: str) -> Process:
+    """The verb in a process that is killed at this step."""
     address = folder / "address.json"
     write_private(address, json.dumps(asdict(desk.address)))
-    process = await asyncio.create_subprocess_exec(
+    return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.desk_process", str(address), step, verb),
         *(str(folder / "bundles"), subject),
-        stdout=asyncio.subprocess.DEVNULL,
+        stdout=PIPE,
+        stderr=PIPE,
     )
-    assert await process.wait() == -signal.SIGKILL
+
+
+async def killed(desk: Desk, folder: Path, step: str, verb: str, subject: str) -> None:
+    process = await started(desk, folder, step, verb, subject)
+    _, told = await process.communicate()
+    assert process.returncode == -signal.SIGKILL, told.decode()
 
 
 async def standing_of(desk: Desk, scooter_id: str) -> Standing | None:
@@ -166,3 +173,21 @@ async def test_an_import_that_was_killed_is_finished_by_the_next_run(
     active = [each.scooter_id async for each in desk.registry.find(standings=[Standing.ACTIVE])]
     assert active == FLEET
     assert await gets_in(document_of(place.where(FLEET[-1])))
+
+
+async def test_an_import_that_was_interrupted_at_the_terminal_is_finished_by_the_next_run(
+    desk: Desk, place: FolderPlace, tmp_path: Path
+) -> None:
+    file = tmp_path / "fleet.csv"
+    file.write_text("\n".join(["id", *FLEET]))
+    process = await started(desk, tmp_path, "never", "import", str(file))
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"added SC-0001\n"
+    process.send_signal(signal.SIGINT)
+    await process.communicate()
+    assert process.returncode != 0
+    assert not await wrong_bundles(desk, place, FLEET)
+
+    async for result in Import(desk.provisioning, read_import(file), place=place, by=BY):
+        assert not result.failed
+    assert bundles_that_match(place, FLEET, await desk.registry.logins()) == set(FLEET)

@@ -10,6 +10,7 @@ from typing import Final
 
 import pytest
 
+from broker.accounts import secret_hash
 from broker.admission import Admitted, Ended
 from devices.bundle_places import FolderPlace
 from devices.operators import OperatorError, UnknownOperator
@@ -150,6 +151,9 @@ async def test_with_the_broker_away_the_gateway_drops_it_and_reconcile_finishes(
 class Haunted:
     """A broker where somebody takes the client id back."""
 
+    async def listed(self) -> None:
+        return None
+
     async def admit(self, logins: Mapping[str, str]) -> Admitted:
         return Admitted(len(logins), None, "0" * 64, "none", 0.0)
 
@@ -167,6 +171,37 @@ async def test_a_session_that_comes_back_is_told_and_stays_open_in_the_books(
 
     assert desk.forgotten == []
     assert await desk.registry.unproved("scooter") == [scooter_id]
+
+
+async def test_a_password_file_that_somebody_changed_is_mended_and_told(
+    desk: Desk, broker_place: BrokerPlace, scooter_id: str, tmp_path: Path
+) -> None:
+    bundle = await added(desk, scooter_id, tmp_path)
+    intruder = broker_place.scooter("INTRUDER")
+    await broker_place.admission().admit({intruder.name: secret_hash(intruder.secret)})
+    assert await broker_place.lets_in(intruder)
+
+    done = await reconcile(desk.provisioning, by=BY)
+
+    assert done.differed == sorted(["INTRUDER", scooter_id])
+    assert "INTRUDER" in done.sentences[0]
+    assert await gets_in(bundle)
+    assert not await broker_place.lets_in(intruder)
+
+
+async def test_many_that_nothing_proves_out_are_put_out_together(
+    desk: Desk, scooter_id: str
+) -> None:
+    ids = [f"{scooter_id}-{number:02}" for number in range(45)]
+    await desk.registry.add([NewScooter(each) for each in ids], by=BY)
+    for each in ids:
+        await desk.registry.set_standing(each, Standing.RETIRED, by=BY)
+
+    done = await reconcile(desk.provisioning, by=BY)
+
+    assert [each.client_id for each in done.put_out] == ids
+    assert sorted(desk.forgotten) == ids
+    assert "and 35 more" in " ".join(done.sentences)
 
 
 async def test_an_operators_key_opens_its_own_topics_and_ends_in_time(
