@@ -2,16 +2,22 @@
 
 import asyncio
 import os
+import ssl
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from redis.asyncio import Redis
 
+from gateway.errors import ServerAway
+from gateway.links.broker import BrokerAddress
 from gateway.links.delivery import Delivery
+from gateway.links.probe import Probe, open_probe
+from gateway.local.servers import Servers
 from gateway.telemetry.entries import entry_of
 from gateway.telemetry.state_store import LOADED, StateStore
 
@@ -66,3 +72,47 @@ async def receive(redis: Redis, scooter_id: str, kind: str, payload: object) -> 
     entry = entry_of(Delivery(f"scooters/{scooter_id}/{kind}", body), now_ms)
     states = StateStore(redis, stale_after_s=180, history_max_bytes=1 << 28)
     return (await states.advance([entry], received_ms=now_ms)).outcomes
+
+
+def access_settings(servers: Servers) -> dict[str, object]:
+    """What the commands that give and take access need of a broker of ours."""
+    return {
+        "mqtt_host": servers.mqtt_host,
+        "mqtt_port": servers.mqtt_port,
+        "mqtt_username": servers.mqtt_username,
+        "mqtt_password": servers.mqtt_password,
+        "mqtt_admin_password": servers.mqtt_admin_password,
+        "mqtt_public_host": "localhost",
+        "mqtt_scooters_port": servers.mqtt_scooters_port,
+        "mqtt_operators_port": servers.mqtt_operators_port,
+        "mqtt_authority_file": servers.authority_file,
+        "broker_password_file": servers.password_file,
+        "broker_reload": servers.broker_reload,
+    }
+
+
+@asynccontextmanager
+async def logged_in(bundle: Mapping[str, Any]) -> AsyncIterator[Probe]:
+    """A live session with a bundle, as whoever it was handed to; raises ServerAway."""
+    address = BrokerAddress(
+        host=bundle["host"],
+        port=bundle["port"],
+        username=bundle["username"],
+        password=bundle["secret"],
+        tls=ssl.create_default_context(cadata=bundle["authority"]),
+    )
+    async with open_probe(address) as probe:
+        await probe.connect(address, "whatever", clean_start=True, session_expiry_s=0)
+        yield probe
+
+
+async def gets_in(bundle: Mapping[str, Any]) -> bool:
+    """Whether the broker takes the bundle's secret; raises ServerAway when it cannot be asked."""
+    try:
+        async with logged_in(bundle) as probe:
+            probe.leave()
+    except ServerAway as error:
+        if "refuses the login" in error.detail:
+            return False
+        raise
+    return True

@@ -13,6 +13,7 @@ from devices.console.output import print_json, print_table, talk, write
 from devices.console.progress import progress
 from devices.console.spans import rfc3339
 from devices.provisioning import Change
+from devices.standing import Standing
 
 T = TypeVar("T")
 
@@ -60,15 +61,27 @@ def print_changes(changes: Sequence[Change], *, as_json: bool) -> None:
     bundles = [change.bundle for change in changes if change.bundle is not None]
     if bundles:
         print_secrets(bundles)
-    elif changes:
-        print_table(
-            ("scooter_id", "standing", "generation", "bundle"),
-            [
-                [row["scooter_id"], row["standing"], row["generation"], row["bundle_at"]]
-                for row in rows
-            ],
-        )
+    elif rows:
+        _print_evidence(rows)
     write("", at_once=True)
+
+
+def _print_evidence(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A row for each scooter; only the columns that the verb has."""
+    flat = [
+        {
+            "scooter_id": row["scooter_id"],
+            "standing": row["standing"],
+            "generation": row["generation"],
+            "proved_after_s": row["admitted"] and round(row["admitted"]["proved_after_s"], 3),
+            "session_ended_at": row["ended"] and row["ended"]["taken_over_at"],
+            "came_back": row["ended"] and row["ended"]["returned"],
+            "bundle": row["bundle_at"],
+        }
+        for row in rows
+    ]
+    columns = [name for name in flat[0] if any(row[name] is not None for row in flat)]
+    print_table(columns, [[row[name] for name in columns] for row in flat])
 
 
 def print_secrets(bundles: Sequence[Bundle]) -> None:
@@ -110,10 +123,12 @@ def say_ended(ended: Ended) -> str:
 
 
 def _row(change: Change) -> dict[str, Any]:
-    scooter = change.scooter
+    scooter, standing = change.scooter, change.scooter.standing
+    if change.bundle is not None and standing is Standing.REGISTERED:
+        standing = Standing.ACTIVE  # as soon as whoever asked has read this
     return {
         "scooter_id": scooter.scooter_id,
-        "standing": str(scooter.standing),
+        "standing": str(standing),
         "generation": scooter.generation,
         "has_credential": scooter.has_credential,
         "bundle": None if change.bundle is None else change.bundle.document(),

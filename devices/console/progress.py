@@ -8,7 +8,7 @@ from contextlib import contextmanager
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Yields what to call with how many are done so far."""
-    if not sys.stderr.isatty():
+    if total < 2 or not sys.stderr.isatty():  # noqa: PLR2004 - one is no distance
         yield lambda _done: None
         return
     from rich.console import Console  # noqa: PLC0415 - only on a terminal

@@ -25,7 +25,7 @@ from devices.reconciling import reconcile as finish
 from devices.registry import Registry
 from devices.scooters import NewScooter
 
-_QUIET: Final = {RowOutcome.ADDED, RowOutcome.UNCHANGED}
+_QUIET: Final = {RowOutcome.ADDED, RowOutcome.MENDED, RowOutcome.UNCHANGED}
 """Rows that went as they should are counted, and named in JSON only."""
 
 

@@ -7,9 +7,11 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+import asyncpg
 from redis.asyncio import Redis
 
 from devices.console.exits import Exit
+from devices.registry import NewScooter, Registry
 from gateway.local.servers import Servers
 from gateway.storage.redis import open_redis
 from tests.command_line import environment, receive, scooter, start
@@ -44,6 +46,28 @@ async def test_watch_tells_each_change_as_a_line_of_json(redis: Redis, redis_url
 
     assert change["scooter_id"] == "SC-0001"
     assert (change["fields"]["lat"], change["fields"]["charging"]) == (48.1371, False)
+
+
+async def test_watch_by_tag_tells_only_of_those_that_have_it(
+    redis: Redis, redis_url: str, postgres_url: str
+) -> None:
+    async with asyncpg.create_pool(postgres_url, min_size=1, max_size=1) as pool:
+        scooters = [NewScooter("SC-0001", tags=("depot",)), NewScooter("SC-0002", tags=("munich",))]
+        await Registry(pool).add(scooters, by="tests")
+    arguments = ("--tag", "munich", "--json")
+    async with watching(redis, redis_url, *arguments, postgres_url=postgres_url) as lines:
+        for scooter_id in ("SC-0001", "SC-0002"):
+            await receive(redis, scooter_id, "telemetry", REPORT)
+        change = json.loads(await lines.readline())
+
+    assert change["scooter_id"] == "SC-0002"
+
+
+async def test_watch_by_tag_needs_postgres(redis_url: str) -> None:
+    ended = await scooter("watch", "--tag", "munich", redis_url=redis_url)
+
+    assert ended.code == Exit.USAGE
+    assert "SCOOTER_POSTGRES_URL: is not set" in ended.err
 
 
 async def test_watch_on_a_terminal_is_a_table_that_begins_with_the_states_so_far(
@@ -118,10 +142,10 @@ async def test_watch_ends_by_itself_after_its_time(redis_url: str) -> None:
 
 @asynccontextmanager
 async def watching(
-    redis: Redis, redis_url: str, *arguments: str
+    redis: Redis, redis_url: str, *arguments: str, **settings: object
 ) -> AsyncIterator[asyncio.StreamReader]:
     """The output of a `scooter watch` that misses nothing any more; ended with Ctrl-C."""
-    process = await start("watch", "--id", "SC-*", *arguments, redis_url=redis_url)
+    process = await start("watch", "--id", "SC-*", *arguments, redis_url=redis_url, **settings)
     assert process.stdout is not None
     try:
         await subscribed(redis)

@@ -11,6 +11,15 @@ COMMANDS = (
     *("demo", "gateway", "migrate", "settings", "doctor", "health", "state", "near", "watch"),
     *("snapshots", "events", "rejects", "reset-order", "erase"),
 )
+GROUPS = {
+    "devices": (
+        *("add", "import", "list", "show", "tag", "suspend", "resume", "rotate", "revoke"),
+        *("retire", "export", "reconcile"),
+    ),
+    "operators": ("add", "grant", "ungrant", "list", "revoke"),
+    "operators key": ("add", "list", "rotate", "revoke"),
+}
+VERBS = [(*group.split(), verb) for group, verbs in GROUPS.items() for verb in verbs]
 
 
 @pytest.fixture
@@ -42,6 +51,18 @@ def test_the_help_of_each_command_shows_an_example(runner: CliRunner, command: s
     assert re.search(rf"Example: .*scooter {command}", shown.output)
 
 
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_the_help_of_each_verb_shows_an_example_json_and_the_exit_codes(
+    runner: CliRunner, verb: tuple[str, ...]
+) -> None:
+    shown = runner.invoke(app, [*verb, "--help"])
+
+    assert shown.exit_code == 0
+    assert f"Example: scooter {' '.join(verb)}" in shown.output
+    assert "--json" in shown.output
+    assert all(re.search(rf"\b{code.value}  \w", shown.output) for code in Exit)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -56,6 +77,16 @@ def test_the_help_of_each_command_shows_an_example(runner: CliRunner, command: s
         (["watch", "--for", "5 minutes"], "is no duration"),
         (["erase", "SC-0001", "--from", "2026-11-02", "--to", "2026-11-01"], "must be before"),
         (["erase", "SC-0001", "--from", "2026-11-02"], "--to"),
+        (["devices", "add", "x"], "is no scooter id"),
+        (["devices", "add", "SC-0001", "--tag", "a b"], "is no tag"),
+        (["devices", "add", "SC-0001", "--metadata", "[]"], "is no JSON object"),
+        (["devices", "add", "SC-0001", "SC-0002", "--vehicle-id", "A1"], "for one scooter"),
+        (["devices", "import", "fleet.csv"], "--out is missing"),
+        (["devices", "list", "--presence", "there"], "--presence"),
+        (["devices", "list", "--json", "--csv"], "exclude each other"),
+        (["devices", "tag", "SC-0001"], "--add TAG or --remove TAG"),
+        (["devices", "tag", "SC-0001", "--add", "a", "--remove", "a"], "to add or to remove"),
+        (["operators", "grant", "alice", "--any-scooter"], "--any-command"),
         (["fly"], "No such command"),
     ],
 )
@@ -108,6 +139,28 @@ def test_every_wrong_setting_is_told(runner: CliRunner, monkeypatch: pytest.Monk
     assert len(ended.stderr.splitlines()) == 2
     assert "SCOOTER_MQTT_PORT: " in ended.stderr
     assert "SCOOTER_SNAPSHOT_PERIOD_S: " in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["devices", "rotate", "SC-0001"],
+        ["devices", "revoke", "SC-0001"],
+        ["devices", "retire", "SC-0001"],
+        ["operators", "revoke", "alice"],
+        ["operators", "key", "rotate", "alice.laptop"],
+        ["operators", "key", "revoke", "alice.laptop"],
+    ],
+    ids=" ".join,
+)
+def test_what_destroys_is_refused_without_a_terminal_and_without_yes(
+    runner: CliRunner, arguments: list[str]
+) -> None:
+    ended = runner.invoke(app, arguments, input="y\n")
+
+    assert ended.exit_code == Exit.REFUSED
+    assert "--yes" in ended.stderr
+    assert ended.stdout == ""
 
 
 def test_erasing_without_a_terminal_is_refused_instead_of_waiting(runner: CliRunner) -> None:
