@@ -3,9 +3,6 @@
 import asyncio
 import hashlib
 import hmac
-import shutil
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -24,29 +21,18 @@ from devices.contract.topics import Uplink
 from gateway.local.servers import Servers
 from tests.bundles import FLEET_SECRET, admit
 from tests.eventually import eventually
+from tests.reference_client import run_snippet, start_client
 
 pytestmark = pytest.mark.integration
 
-CLIENT = Path(__file__).parents[2] / "devices" / "micropython"
 SCOOTER = "WVWZZZ1JZXW000001"
 HOUR_MS = 3_600_000
-
-
-@pytest.fixture(scope="session")
-def micropython() -> str:
-    """The interpreter: a development dependency on Linux x86-64; elsewhere the one on the path."""
-    ours = Path(sys.executable).with_name("micropython")
-    found = str(ours) if ours.exists() else shutil.which("micropython")
-    if found is None:
-        pytest.fail("No MicroPython: put its standard unix build, 1.24 or newer, on the path.")
-    return found
 
 
 @dataclass
 class Bench:
     """A scooter on the bench, and the gateway's account that hears and commands it."""
 
-    program: str
     bundle: Path
     flash: Path
     client: aiomqtt.Client
@@ -55,12 +41,7 @@ class Bench:
     sent: int = 0
 
     async def start(self) -> None:
-        self.process = await asyncio.create_subprocess_exec(
-            *(self.program, "bench.py", self.bundle, self.flash, "1"),
-            cwd=CLIENT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        self.process = await start_client(self.bundle, self.flash)
 
     async def kill(self) -> str:
         """End it without a word; returns what it printed."""
@@ -138,9 +119,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def on_the_bench(
-    program: str, servers: Servers, folder: Path, bundle: Bundle
-) -> AsyncIterator[Bench]:
+async def on_the_bench(servers: Servers, folder: Path, bundle: Bundle) -> AsyncIterator[Bench]:
     path = folder / "bundle.json"
     path.write_text(bundle.json())
     async with aiomqtt.Client(
@@ -150,7 +129,7 @@ async def on_the_bench(
         password=servers.mqtt_password,
     ) as client:
         await client.subscribe(topics.uplink(SCOOTER, Uplink.STATUS).replace("status", "+"), qos=1)
-        bench = Bench(program, path, folder / "flash", client)
+        bench = Bench(path, folder / "flash", client)
         listening = asyncio.create_task(bench.listen())
         try:
             yield bench
@@ -162,9 +141,9 @@ async def on_the_bench(
 
 
 @pytest.fixture
-async def bench(micropython: str, own_mosquitto: Servers, tmp_path: Path) -> AsyncIterator[Bench]:
+async def bench(own_mosquitto: Servers, tmp_path: Path) -> AsyncIterator[Bench]:
     bundles = await admit(own_mosquitto, [SCOOTER])
-    async with on_the_bench(micropython, own_mosquitto, tmp_path, bundles[SCOOTER]) as bench:
+    async with on_the_bench(own_mosquitto, tmp_path, bundles[SCOOTER]) as bench:
         await bench.start()
         await bench.hears(Uplink.TELEMETRY, 2)
         yield bench
@@ -329,7 +308,7 @@ async def test_it_comes_back_after_the_broker_was_killed(
 
 @pytest.mark.parametrize("wrong", ["secret", "authority"])
 async def test_it_gives_nothing_away_and_does_not_get_in_with_a_wrong(
-    micropython: str, own_mosquitto: Servers, tmp_path: Path, wrong: str
+    own_mosquitto: Servers, tmp_path: Path, wrong: str
 ) -> None:
     bundle = (await admit(own_mosquitto, [SCOOTER]))[SCOOTER]
     if wrong == "secret":
@@ -337,7 +316,7 @@ async def test_it_gives_nothing_away_and_does_not_get_in_with_a_wrong(
     else:
         other = ensure_authority(tmp_path / "other")
         bundle = replace(bundle, authority_pem=other.ca.read_text())
-    async with on_the_bench(micropython, own_mosquitto, tmp_path, bundle) as bench:
+    async with on_the_bench(own_mosquitto, tmp_path, bundle) as bench:
         await bench.start()
         assert bench.process is not None
         assert bench.process.stdout is not None
@@ -348,29 +327,18 @@ async def test_it_gives_nothing_away_and_does_not_get_in_with_a_wrong(
         assert bench.heard == []
 
 
-def run_snippet(program: str, source: str) -> str:
-    """What a few lines print in the folder of the client."""
-    done = subprocess.run(  # noqa: S603 - our own
-        [program, "-c", source], cwd=CLIENT, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.strip()
-
-
 @pytest.mark.parametrize("size", [0, 20, 32, 64, 65, 131])
-def test_its_hmac_is_that_of_the_standard(micropython: str, size: int) -> None:
+def test_its_hmac_is_that_of_the_standard(size: int) -> None:
     key, message = bytes(range(size)), b"scooters/SC-0001/commands\0{}"
     printed = run_snippet(
-        micropython,
         f"from wire import hmac_sha256, same; digest = hmac_sha256({key!r}, {message!r})\n"
         "print(digest.hex(), same(digest, digest), same(digest, digest[:-1] + b'!'))",
     )
     assert printed == f"{hmac.digest(key, message, hashlib.sha256).hex()} True False"
 
 
-def test_its_uptime_goes_on_when_the_ticks_wrap(micropython: str) -> None:
+def test_its_uptime_goes_on_when_the_ticks_wrap() -> None:
     printed = run_snippet(
-        micropython,
         "import time; from wire import Uptime\n"
         "now = [time.ticks_add(0, -1000)]\n"
         "uptime = Uptime(lambda: now[0])\n"
@@ -385,9 +353,8 @@ def test_its_uptime_goes_on_when_the_ticks_wrap(micropython: str) -> None:
     ]
 
 
-def test_its_numbers_lose_nothing(micropython: str) -> None:
+def test_its_numbers_lose_nothing() -> None:
     printed = run_snippet(
-        micropython,
         "from wire import encode\n"
         "print(encode([('ts', 1767268800123), ('lat', -7), ('lon', -179999999), ('ok', None)])"
         ".decode())",
