@@ -14,7 +14,7 @@ from gateway.links.delivery import Outcome
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 BATCH_SIZES = (1, 4, 16, 64, 256, 1024)
-REJECT_REASONS = ("message", "unknown", "suspended", "retired")
+REJECT_REASONS = ("message", "unknown", "suspended", "retired", "request")
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 RESULT_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
@@ -124,7 +124,8 @@ class Metrics:
         )
         self.rejects = Counter(
             "gateway_rejects",
-            "Deliveries rejected, by why: unknown, suspended or retired scooter, or the message.",
+            "Deliveries rejected, by why: the scooter is unknown, suspended or retired, or the "
+            "message or an operator's request cannot be used.",
             ["reason"],
             registry=registry,
         )
