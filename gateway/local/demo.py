@@ -30,6 +30,8 @@ from gateway.supervise import stop_on_signals
 DRAIN_S: Final = 5.0
 """How long the gateway may take at the end to settle and store what the fleet sent last."""
 
+_CONNECTIONS: Final = ("telemetry", "events", "control", "downlink")
+
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
@@ -89,17 +91,16 @@ def run_demo(options: DemoOptions) -> int:
 
 async def _demo(options: DemoOptions, settings: Settings, servers: Servers, say: TextIO) -> Summary:
     await migrate(servers.postgres_url)
-    ids = FleetPlan(size=options.scooters).scooter_ids()
-    fleet = await provision(settings, ids, options.folder / demo_files.BUNDLES)
-    print(look_inside(options.folder, servers, fleet.kept_out), file=say, flush=True)
-    metrics, home, totals = Metrics(), asyncio.Event(), Totals()
-    gateway, stop = asyncio.Event(), asyncio.Event()
+    metrics, totals = Metrics(), Totals()
+    gateway, home, stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     began = time.monotonic()
     async with open_redis(servers.redis_url) as redis:
         view: View = (LiveTable if say.isatty() else PlainLines)(redis, metrics, totals, say)
         with stop_on_signals(stop):
             async with asyncio.TaskGroup() as group:
                 group.create_task(run(settings, stop=gateway, metrics=metrics))
+                fleet = await _let_in(options, settings, metrics, stop)
+                print(look_inside(options.folder, servers, fleet.kept_out), file=say, flush=True)
                 riding = group.create_task(_ride(fleet, options, stop=home, totals=totals))
                 showing = group.create_task(view.run())
                 await _wait(stop, options.for_s)
@@ -109,6 +110,22 @@ async def _demo(options: DemoOptions, settings: Settings, servers: Servers, say:
                 await _drained(metrics, within_s=DRAIN_S)
                 gateway.set()
     return _summary(metrics, totals, options, time.monotonic() - began)
+
+
+async def _let_in(
+    options: DemoOptions, settings: Settings, metrics: Metrics, stop: asyncio.Event
+) -> Fleet:
+    """Provision the fleet once the gateway's sessions are up; nobody when `stop` comes first.
+
+    Not before: Mosquitto 2.0 may crash (eclipse-mosquitto/mosquitto#3418) when it reloads while
+    sessions that it restored from its disk are still away.
+    """
+    while not all(metrics.value("gateway_connected", connection=each) for each in _CONNECTIONS):
+        if stop.is_set():
+            return Fleet(bundles=[], kept_out=[])
+        await asyncio.sleep(0.02)  # gauges have no event to wait on
+    ids = FleetPlan(size=options.scooters).scooter_ids()
+    return await provision(settings, ids, options.folder / demo_files.BUNDLES)
 
 
 async def _ride(fleet: Fleet, options: DemoOptions, *, stop: asyncio.Event, totals: Totals) -> None:
