@@ -327,6 +327,25 @@ async def test_it_gives_nothing_away_and_does_not_get_in_with_a_wrong(
         assert bench.heard == []
 
 
+async def test_it_pings_so_that_a_quiet_connection_stays(
+    own_mosquitto: Servers, tmp_path: Path
+) -> None:
+    bundle = (await admit(own_mosquitto, [SCOOTER]))[SCOOTER]
+    (tmp_path / "bundle.json").write_text(bundle.json())
+    printed = await asyncio.to_thread(
+        run_snippet,
+        "from flash import read_bundle; from mqtt import Connection\n"
+        f"bundle = read_bundle({str(tmp_path / 'bundle.json')!r})\n"
+        "link = Connection(host=bundle['host'], port=bundle['port'],\n"
+        "    authority=bundle['authority'], login=(bundle['username'], bundle['secret']),\n"
+        "    will=(bundle['topics']['status'], b'{\"s\":\"lost\"}'), keepalive_s=2)\n"
+        "link.wait(6000)\n"  # the broker gives up after three seconds of silence
+        "link.publish(bundle['topics']['status'], b'{\"s\":\"online\"}')\n"
+        "link.disconnect(); print('still there')",
+    )
+    assert printed == "still there"
+
+
 @pytest.mark.parametrize("size", [0, 20, 32, 64, 65, 131])
 def test_its_hmac_is_that_of_the_standard(size: int) -> None:
     key, message = bytes(range(size)), b"scooters/SC-0001/commands\0{}"
