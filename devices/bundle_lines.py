@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from broker.accounts import write_private
+from broker.files import replace
 from devices.bundle import Bundle, login_of
 from devices.bundle_places import FolderPlace, NotKept, Place, disk_told
 
@@ -34,7 +34,7 @@ class LinesPlace:
 
     def __init__(self, file: Path) -> None:
         self.path = file
-        self._kept: dict[str, str] = {}
+        self._kept: dict[str, str] = {}  # secrets by user name, and so below
         self._prepared: dict[str, str] = {}
         self._stale = 0
         self._opened = -1
@@ -43,7 +43,11 @@ class LinesPlace:
         with disk_told(self.path):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._opened = _take(self.path)
-            self._read()
+            try:
+                self._read()
+            except BaseException:
+                os.close(self._opened)
+                raise
         return self
 
     def __exit__(
@@ -55,20 +59,18 @@ class LinesPlace:
         try:
             if self._stale:
                 with disk_told(self.path):
-                    write_private(self.path, "".join(self._kept.values()))
+                    self._rewrite()
         finally:
             os.close(self._opened)
 
     def secrets(self, usernames: Collection[str]) -> dict[str, str]:
-        lines = {name: self._kept[name] for name in usernames if name in self._kept}
-        logins = {name: login_of(line) for name, line in lines.items()}
-        return {name: login[1] for name, login in logins.items() if login is not None}
+        return {name: self._kept[name] for name in usernames if name in self._kept}
 
     def prepare(self, bundles: Sequence[Bundle]) -> None:
-        self._prepared = {bundle.username: bundle.json_line() for bundle in bundles}
+        self._prepared = {bundle.username: bundle.secret for bundle in bundles}
         self._stale += len(bundles)
         with disk_told(self.path):
-            _append(self._opened, "".join(self._prepared.values()).encode())
+            _append(self._opened, "".join([each.json_line() for each in bundles]).encode())
 
     def keep(self, usernames: Collection[str]) -> None:
         self._stale -= sum(name not in self._kept for name in usernames)
@@ -80,17 +82,32 @@ class LinesPlace:
         return self.path
 
     def _read(self) -> None:
-        text = self.path.read_bytes()
-        lines = text.splitlines(keepends=True)
-        for line in lines:
-            login = login_of(line)
-            if login is None and line.endswith(b"\n"):
-                raise NotKept(self.path, "the file exists and holds other things than bundles")
-            if login is not None and line.endswith(b"\n"):
-                self._kept[login[0]] = line.decode()
-        self._stale = len(lines) - len(self._kept)
-        if text and not text.endswith(b"\n"):
+        lines, line = 0, b"\n"
+        with self.path.open("rb") as file:
+            for line in file:
+                login = login_of(line)
+                if login is None and line.endswith(b"\n"):
+                    raise NotKept(self.path, "the file exists and holds other things than bundles")
+                if login is not None and line.endswith(b"\n"):
+                    self._kept[login[0]] = login[1]
+                lines += 1
+        self._stale = lines - len(self._kept)
+        if not line.endswith(b"\n"):  # torn by a power cut
             _append(self._opened, b"\n")
+
+    def _rewrite(self) -> None:
+        """Only the lines that count, in the order they came in."""
+        new = self.path.with_name(f".{self.path.name}.new")
+        new.unlink(missing_ok=True)
+        opened = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(opened, "wb") as target, self.path.open("rb") as source:
+            for line in source:
+                login = login_of(line)
+                if login is not None and self._kept.get(login[0]) == login[1]:
+                    target.write(line)
+            target.flush()
+            os.fsync(opened)
+        replace(new, self.path)
 
 
 def _take(file: Path) -> int:

@@ -195,6 +195,10 @@ def test_lines_that_are_no_bundles_are_not_overwritten(tmp_path: Path) -> None:
         pass
     assert (tmp_path / "all.jsonl").read_text() == '{"id": "SC-0001"}\n'
 
+    (tmp_path / "all.jsonl").write_text("")
+    with LinesPlace(tmp_path / "all.jsonl") as place:
+        assert place.secrets(["SC-0001"]) == {}
+
 
 def test_a_line_that_a_power_cut_tore_is_dropped(tmp_path: Path) -> None:
     file = tmp_path / "all.jsonl"
