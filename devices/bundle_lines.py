@@ -68,9 +68,9 @@ class LinesPlace:
 
     def prepare(self, bundles: Sequence[Bundle]) -> None:
         self._prepared = {bundle.username: bundle.secret for bundle in bundles}
-        self._stale += len(bundles)
         with disk_told(self.path):
             _append(self._opened, "".join([each.json_line() for each in bundles]).encode())
+        self._stale += len(bundles)
 
     def keep(self, usernames: Collection[str]) -> None:
         self._stale -= sum(name not in self._kept for name in usernames)

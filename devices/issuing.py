@@ -38,9 +38,9 @@ async def issue(
         for scooter_id, generation in generations.items()
     }
     committed: Collection[str] = ()
-    if place is not None:
-        place.prepare(list(bundles.values()))
     try:
+        if place is not None:
+            place.prepare(list(bundles.values()))
         answers = await registry.add(register, by=by) if register else {}
         problems = {name: answer for name, answer in answers.items() if answer != ADDED}
         hashes = {

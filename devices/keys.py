@@ -74,9 +74,9 @@ class Keys:
         record = self._operators.add_key if is_new else self._operators.rotate_key
         kept: list[str] = []
         async with self._registry.locked():
-            if place is not None:
-                place.prepare([bundle])
             try:
+                if place is not None:
+                    place.prepare([bundle])
                 await record(login, secret_hash(bundle.secret), by=by)
                 kept.append(login)
             finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from devices.bundle_lines import LinesPlace
+from devices.bundle_lines import LinesPlace, place_for_many
 from devices.bundle_places import FolderPlace, NotKept, Place
 from devices.import_file import ImportRow, read_import
 from devices.import_verdicts import RowResult, foretell
@@ -23,6 +23,7 @@ from gateway.local.servers import Servers
 from gateway.storage.postgres import AWAY, migrate
 from tests.broker_place import BrokerPlace
 from tests.desk import BY, Desk, address_of, document_of, gets_in, open_desk
+from tests.full_disk import files_of_at_most
 
 FLEET = [f"SC-{number:04}" for number in range(1, 1201)]
 
@@ -44,6 +45,10 @@ async def in_order(desk: Desk, place: Place, ids: list[str]) -> bool:
     logins = await desk.registry.logins()
     active = {each.scooter_id async for each in desk.registry.find(standings=[Standing.ACTIVE])}
     return bundles_that_match(place, ids, logins) == active == logins.keys() == set(ids)
+
+
+def written_in(folder: Path) -> list[Path]:
+    return [each for each in folder.rglob("*") if each.is_file() and each.read_bytes()]
 
 
 async def test_a_fleet_is_imported_and_importing_it_again_changes_nothing(
@@ -193,6 +198,21 @@ async def test_a_registered_scooter_without_its_bundle_gets_a_new_secret(
 async def test_what_cannot_be_written_commits_nothing(desk: Desk, unwritable: Path) -> None:
     with pytest.raises(NotKept, match="bundles cannot be kept"):
         await run(desk, rows(FLEET[:10]), FolderPlace(unwritable))
+    assert [each async for each in desk.registry.find()] == []
+
+
+@pytest.mark.parametrize("name", ["bundles", "bundles.jsonl"])
+async def test_a_disk_that_is_full_leaves_nothing_behind(
+    desk: Desk, tmp_path: Path, name: str
+) -> None:
+    with (
+        pytest.raises(NotKept, match="large"),
+        place_for_many(tmp_path / name) as place,
+        files_of_at_most(900),
+    ):
+        await run(desk, rows(FLEET[:9]), place)
+
+    assert written_in(tmp_path) == []
     assert [each async for each in desk.registry.find()] == []
 
 

@@ -4,7 +4,6 @@
 
 import json
 import os
-import resource
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from devices.bundle import Bundle, BundleFacts, login_of, operator_bundle, scooter_bundle
 from devices.bundle_lines import LinesPlace, place_for_many
 from devices.bundle_places import FilePlace, FolderPlace, NotKept, Place, place_for
+from tests.full_disk import files_of_at_most
 
 FACTS = BundleFacts(host="mqtt.example.org", authority_pem="-----BEGIN CERTIFICATE-----\n")
 
@@ -237,24 +237,13 @@ def test_a_full_disk_leaves_what_was_there(kind: str, tmp_path: Path) -> None:
     with place_of(kind, tmp_path) as place:
         place.prepare([bundle()])
         place.keep(["SC-0001"])
-        with _files_of_at_most(2000), pytest.raises(NotKept, match="large"):
+        with files_of_at_most(2000), pytest.raises(NotKept, match="large"):
             place.prepare([bundle(f"SC-{n}", secret="x" * 3000) for n in range(10)])
         place.keep([])
 
     with place_of(kind, tmp_path) as place:
         assert place.secrets(["SC-0001", "SC-1", "SC-9"]) == {"SC-0001": "s" * 43}
     assert not [each for each in everything_in(tmp_path) if b"xxx" in each.read_bytes()]
-
-
-@contextmanager
-def _files_of_at_most(size: int) -> Iterator[None]:
-    """The nearest thing to a full disk that needs no disk (Python ignores SIGXFSZ: EFBIG)."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def _mode(path: Path) -> int:
