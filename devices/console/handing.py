@@ -1,5 +1,6 @@
 """What a change of access prints: the secret once, or where it is; and the evidence."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ async def each_in_turn(
     """
     changes: list[Change] = []
     refused: list[FleetError] = []
+    number = 1
     try:
         with progress(what, len(subjects)) as advance:
             for number, subject in enumerate(subjects, 1):
@@ -43,6 +45,12 @@ async def each_in_turn(
                         raise
                     refused.append(error)
                 advance(number)
+    except asyncio.CancelledError:
+        talk(
+            f"interrupted while {what}, {number} of {len(subjects)} begun: what is told here is "
+            "done and stays; run the command again for the others"
+        )
+        raise
     finally:
         await tell(changes)
     if refused:
@@ -109,7 +117,7 @@ def say_admitted(admitted: Admitted) -> str:
     """What the broker proved, as a person reads it."""
     return (
         f"the broker proved after {admitted.proved_after_s:.2f} s that it lets in exactly "
-        f"{admitted.logins} logins (sha256 {admitted.sha256[:12]}…, by {admitted.reload})"
+        f"{admitted.logins} logins (sha256 {admitted.sha256[:12]}…)"
     )
 
 
@@ -150,7 +158,7 @@ def _say(change: Change) -> None:
     if change.admitted is not None:
         talk(f"{name}: {say_admitted(change.admitted)}")
     if change.ended is not None:
-        talk(f"{name}: {say_ended(change.ended)}")
+        talk(say_ended(change.ended))
     if (gone := _plain(change.forgotten)) is not None:
         cleared = "is cleared" if gone["status_cleared"] else "is still there"
         talk(

@@ -130,7 +130,7 @@ async def reconcile(workshop: Workshop, *, bundles: Sequence[Path], by: str, as_
             places = [_bundles_in(each, stack) or _nothing_in(each) for each in bundles]
             done = await finish(desk, by=by, places=places)
     if as_json:
-        lists = ("revoked", "activated", "not_handed_over", "without_credential")
+        lists = ("differed", "revoked", "activated", "not_handed_over", "without_credential")
         print_json(
             {
                 "admitted": evidence(done.admitted),

@@ -7,7 +7,7 @@ from typing import Any, Final
 import asyncpg
 
 from broker.admission import Broker
-from broker.mosquitto import MosquittoBroker, parse_reload
+from broker.mosquitto import MosquittoBroker, Reload, parse_reload
 from devices.bundle import BundleFacts
 from devices.console.workshop import Forgotten, Lookup
 from gateway.console import sightings, stores
@@ -56,7 +56,7 @@ class SettingsWorkshop:
             port=settings.mqtt_port,
             admin_password=password.get_secret_value(),
             password_file=file,
-            reload=parse_reload(reload),
+            reload=_reload(reload),
             tls=broker_address(settings).tls,
         )
 
@@ -86,6 +86,13 @@ class SettingsWorkshop:
             in_postgres = await forget_row(pool, redis, scooter_id)
         cleared = await clear_status(broker_address(settings), scooter_id)
         return Forgotten(in_redis, in_postgres, status_cleared=cleared)
+
+
+def _reload(text: str) -> Reload:
+    try:
+        return parse_reload(text)
+    except ValueError as error:
+        raise SettingsError([f"SCOOTER_BROKER_RELOAD: {error}"]) from None
 
 
 def _authority(file: Path) -> str:
