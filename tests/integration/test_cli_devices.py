@@ -3,8 +3,11 @@
 import asyncio
 import csv
 import json
+import os
+import pty
 import signal
 import stat
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from gateway.local.servers import Servers
 from tests.command_line import (
     Ended,
     access_settings,
+    environment,
     gets_in,
     logged_in,
     receive,
@@ -319,6 +323,67 @@ async def test_a_retired_scooter_leaves_no_state_and_no_status_and_never_comes_b
     assert state.code == Exit.NOT_FOUND
     assert [key async for key in redis.scan_iter("scooter:*")] == []
     assert not await gets_in(bundle)
+
+
+async def test_what_redis_could_not_forget_is_forgotten_by_reconcile(
+    run: Run, redis: Redis
+) -> None:
+    await added(run, "SC-0001")
+    await receive(redis, "SC-0001", "telemetry", {"boot": 1, "seq": 1, "batt": 80})
+
+    ended = await run("devices", "retire", "SC-0001", "--yes", redis_url="redis://127.0.0.1:1/0")
+    was_there = await redis.exists("scooter:SC-0001")
+    finished = await run("devices", "reconcile", "--json")
+
+    assert (ended.code, "redis is away" in ended.err) == (Exit.FAILED, True)
+    assert "scooter devices reconcile" in ended.err
+    assert (was_there, await redis.exists("scooter:SC-0001")) == (1, 0)
+    assert [each["client_id"] for each in finished.json["put_out"]] == ["SC-0001"]
+
+
+@pytest.mark.parametrize(("typed", "code"), [(b"n\n", Exit.REFUSED), (b"y\n", Exit.OK)])
+async def test_on_a_terminal_it_asks_and_does_what_is_answered(
+    run: Run, settings: dict[str, object], typed: bytes, code: Exit
+) -> None:
+    bundle = await added(run, "SC-0001")
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", "devices", "revoke", "SC-0001"),
+        env=environment(settings),
+        stdin=theirs,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.write(ours, typed)
+    _, asked = await process.communicate()
+    os.close(ours)
+    os.close(theirs)
+
+    assert b"End the access of SC-0001?" in asked
+    assert process.returncode == code
+    assert await gets_in(bundle) is (code is Exit.REFUSED)
+
+
+async def test_a_secret_that_nobody_read_is_told_by_reconcile(
+    run: Run, settings: dict[str, object]
+) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", "devices", "add", "SC-0001"),
+        env=environment(settings),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(theirs)
+    await process.communicate()
+    found = await run("devices", "reconcile", "--json")
+    added_again = await run("devices", "add", "SC-0001")
+
+    assert process.returncode == 128 + signal.SIGPIPE
+    assert found.json["not_handed_over"] == ["SC-0001"]
+    assert (added_again.code, "never handed over" in added_again.err) == (Exit.REFUSED, True)
 
 
 async def test_what_is_exported_can_be_imported(
