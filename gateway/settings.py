@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     unlock_battery_floor_percent: float = Field(
         5.0, ge=0, le=100, description="below this a scooter is only unlocked with force"
     )
+    operator_bundle: Path | None = Field(
+        None, description="bundle of the key that commands are asked for with; `--as` overrides it"
+    )
     held_max: int = Field(
         8192, ge=256, le=65535, description="unsettled deliveries a session holds before it waits"
     )
