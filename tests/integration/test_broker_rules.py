@@ -23,6 +23,8 @@ SCOOTERS = ["SC-0001", "SC-0002"]
 OPERATORS = ["alice.laptop", "bob.desk"]
 LOGINS = [*SCOOTERS, *OPERATORS]
 IDENTITIES = [*LOGINS, "gateway", "admin", "canary"]
+BY_PATTERN = [*LOGINS, "admin"]
+UNHEARD = ["gateway", "admin"]
 LEVELS = [*IDENTITIES, "SC-0003", "a/b"]
 TOPICS = [
     *(f"scooters/{who}/{leaf}" for who in LEVELS for leaf in [*UPLINKS, *DOWNLINKS, "other"]),
@@ -44,12 +46,12 @@ def may_write(who: str, topic: str) -> bool:
     match topic.split("/"):
         case ["scooters", name, leaf]:
             if who == "gateway":
-                return name != "gateway" and leaf in [*DOWNLINKS, "status"]
-            return name == who and name in LOGINS and leaf in UPLINKS
+                return name not in UNHEARD and leaf in [*DOWNLINKS, "status"]
+            return name == who and name in BY_PATTERN and leaf in UPLINKS
         case ["operators", name, leaf]:
             if who == "gateway":
-                return name != "gateway" and leaf == "replies"
-            return name == who and name in LOGINS and leaf == "commands"
+                return name not in UNHEARD and leaf == "replies"
+            return name == who and name in BY_PATTERN and leaf == "commands"
         case ["gateway", *_]:
             return who == "gateway"
     return False
@@ -59,14 +61,14 @@ def may_read(who: str, topic: str) -> bool:
     match topic.split("/"):
         case ["scooters", name, leaf]:
             if who == "gateway":
-                return name != "gateway" and leaf in UPLINKS
-            return name == who and name in LOGINS and leaf in DOWNLINKS
+                return name not in UNHEARD and leaf in UPLINKS
+            return name == who and name in BY_PATTERN and leaf in DOWNLINKS
         case ["operators", name, leaf]:
             if who == "gateway":
-                return name != "gateway" and leaf == "commands"
-            return name == who and name in LOGINS and leaf == "replies"
+                return name not in UNHEARD and leaf == "commands"
+            return name == who and name in BY_PATTERN and leaf == "replies"
         case ["gateway", *levels]:
-            return who == "gateway" or (who in LOGINS and levels[1:] == ["status"])
+            return who == "gateway" or (who in BY_PATTERN and levels[1:] == ["status"])
     return False
 
 
