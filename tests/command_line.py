@@ -5,7 +5,7 @@ import os
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +72,27 @@ async def receive(redis: Redis, scooter_id: str, kind: str, payload: object) -> 
     entry = entry_of(Delivery(f"scooters/{scooter_id}/{kind}", body), now_ms)
     states = StateStore(redis, stale_after_s=180, history_max_bytes=1 << 28)
     return (await states.advance([entry], received_ms=now_ms)).outcomes
+
+
+Run = Callable[..., Awaitable[Ended]]
+
+
+def runner(settings: Mapping[str, object]) -> Run:
+    """Runs `scooter …` with these settings; a keyword changes one, None takes it away."""
+
+    async def run_scooter(*arguments: str, **changed: object) -> Ended:
+        given = {name: each for name, each in {**settings, **changed}.items() if each is not None}
+        return await scooter(*arguments, **given)
+
+    return run_scooter
+
+
+async def added(run: Run, *arguments: str) -> dict[str, Any]:
+    """The bundle of a scooter that `scooter devices add` added just now."""
+    ended = await run("devices", "add", *arguments, "--json")
+    assert ended.code == 0, ended.err
+    bundle: dict[str, Any] = ended.json[0]["bundle"]
+    return bundle
 
 
 def access_settings(servers: Servers) -> dict[str, object]:
