@@ -119,6 +119,12 @@ class Metrics:
             "Messages the broker dropped since it started ($SYS).",
             registry=registry,
         )
+        self.broker_refused_logins = Counter(
+            "gateway_broker_refused_logins",
+            "Logins that the broker refused while this instance listened. Each instance counts "
+            "all of them: take the highest, not the sum.",
+            registry=registry,
+        )
         self.presence = Counter(
             "gateway_presence_changes", "Presence changes.", ["presence"], registry=registry
         )

@@ -13,6 +13,7 @@ from paho.mqtt.client import MQTT_ERR_SUCCESS
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from broker.refusals import REFUSALS, is_refusal
 from devices.contract import topics
 from gateway.errors import GatewayError, ServerAway
 from gateway.links.broker import BrokerAddress
@@ -174,10 +175,10 @@ class Downlink:
             async with self._new_client() as client, asyncio.timeout(None) as self._until:
                 try:
                     await self._say(client, "online")
-                    await client.subscribe(DROPPED)
+                    await client.subscribe([(DROPPED, 0), (REFUSALS, 0)])
                     _keep_cancelled()
                     self._tell_connected(client)
-                    await self._read_dropped(client)
+                    await self._follow_broker(client)
                 except asyncio.CancelledError:
                     self._client = None
                     await self._say_goodbye(client)
@@ -192,12 +193,16 @@ class Downlink:
         self._metrics.reconnects.labels(connection="downlink").inc()
         self._metrics.connected.labels(connection="downlink").set(1)
 
-    async def _read_dropped(self, client: aiomqtt.Client) -> None:
+    async def _follow_broker(self, client: aiomqtt.Client) -> None:
+        """Count what the broker tells of itself."""
         async for message in client.messages:
-            if message.topic.value == DROPPED and isinstance(message.payload, bytes):
-                text = message.payload.decode("ascii", "replace")
-                if text.isdecimal():
-                    self._metrics.broker_dropped.set(int(text))
+            told = message.payload
+            if not isinstance(told, bytes):
+                continue
+            if message.topic.value == REFUSALS:
+                self._metrics.broker_refused_logins.inc(is_refusal(told))
+            elif message.topic.value == DROPPED and told.isdigit():
+                self._metrics.broker_dropped.set(int(told))
 
     async def _say(self, client: aiomqtt.Client, condition: str) -> None:
         payload = orjson.dumps({"s": condition})
