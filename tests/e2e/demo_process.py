@@ -33,7 +33,7 @@ class DemoProcess:
             self.said.append(line.decode().rstrip("\n"))
 
     async def rides(self) -> list[str]:
-        """Wait until the first totals are told; returns the lines to look inside."""
+        """Wait until the first totals are told; returns the lines to paste, in their order."""
 
         async def probe() -> bool:
             assert self.process.returncode is None, self.said
@@ -46,6 +46,10 @@ class DemoProcess:
     def family(self) -> list[int]:
         """Itself, its servers and their children."""
         return [self.process.pid, *_descendants(self.process.pid)]
+
+    def command_lines(self) -> list[str]:
+        """What everybody on the machine may read of the family."""
+        return [Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in self.family()]
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -102,6 +106,12 @@ async def paste(line: str, folder: Path) -> Ended:
         out, err = await process.communicate()
     assert process.returncode is not None
     return Ended(process.returncode, out.decode(), err.decode())
+
+
+async def scooter(folder: Path, *words: str) -> Ended:
+    """A command that finds the demo as the printed lines do."""
+    program = Path(sys.executable).parent / "scooter"
+    return await paste(f"SCOOTER_ENV_FILE=demo/gateway.env {program} {' '.join(words)}", folder)
 
 
 async def gone(pids: list[int]) -> None:
