@@ -3,9 +3,18 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import orjson
 import pytest
 
-from tests.commanding import FakeOperator, FakeScooter, Stage
+from devices.contract import mac, topics
+from tests.commanding import (
+    KEY,
+    FakeOperator,
+    FakeScooter,
+    Stage,
+    is_silent,
+    wall_ms,
+)
 from tests.eventually import eventually
 from tests.registration import register
 from tests.services import MosquittoService
@@ -54,3 +63,187 @@ async def test_a_command_is_recorded_sent_answered_and_replied(
         assert command["request_id"] == end["request_id"]
         assert command["boot"] == 1
         assert scooter.up < command["exp"] <= scooter.up + 20_000
+
+
+async def test_correlation_data_comes_back_and_a_3_1_1_operator_misses_nothing_else(
+    stage: Stage, scooter_id: str
+) -> None:
+    async with cast(stage, scooter_id) as (_, operator), stage.operator(protocol=4) as older:
+        body = {"at": wall_ms(), "scooter_id": scooter_id, "command": "locate"}
+        own = f"{topics.replies(KEY)}/mine"
+        await operator.publish(
+            orjson.dumps(body | {"ref": "five"}), correlation=b"\x01c", response_topic=own
+        )
+        await operator.ended("five")
+        heard = [
+            (topic, correlation)
+            for topic, correlation, reply in zip(
+                operator.topics, operator.correlations, operator.replies, strict=True
+            )
+            if reply["ref"] == "five"
+        ]
+        assert heard == [(own, b"\x01c")] * 3
+        await older.publish(orjson.dumps(body | {"ref": "four"}))
+        await older.ended("four")
+        assert older.story("four") == ["sent", "received", "succeeded"]
+
+
+async def test_bad_requests_are_answered_or_kept_as_rejects(stage: Stage, scooter_id: str) -> None:
+    async with cast(stage, scooter_id) as (scooter, operator):
+        commands = len(scooter.commands)
+        good = {"at": wall_ms(), "scooter_id": scooter_id, "command": "lock"}
+        bad = {
+            "no json": b"lock it",
+            "no ref": orjson.dumps(good),
+            "oversize": orjson.dumps(good | {"ref": "o", "reason": "x" * 3000}),
+            "unknown scooter": orjson.dumps(good | {"ref": "s", "scooter_id": "nobody-1"}),
+            "unknown command": orjson.dumps(good | {"ref": "c", "command": "explode"}),
+            "out of range": orjson.dumps(
+                good | {"ref": "p", "command": "locate", "params": {"s": 99}}
+            ),
+        }
+        before = len(operator.replies)
+        for payload in bad.values():
+            await operator.publish(payload)
+        await operator.publish(orjson.dumps(good | {"ref": "q"}), retain=True)
+
+        async def answered() -> bool:
+            return len(operator.replies) >= before + len(bad) + 1
+
+        await eventually(answered, what="every refusal")
+        words = [each["detail"].partition(":")[0] for each in operator.replies[before:]]
+        assert sorted(words) == sorted(
+            ["bad_request"] * 3 + ["unknown_scooter", "unknown_command", "bad_params", "retained"]
+        )
+        await operator.publish(b"", retain=True)  # clears it, and is no request either
+        assert len(scooter.commands) == commands
+
+        async def kept() -> bool:
+            rows = await stage.ask(
+                "SELECT reason FROM rejects WHERE topic = $1", topics.requests(KEY)
+            )
+            return {row[0].partition(":")[0] for row in rows} == {"bad_request", "retained"}
+
+        await eventually(kept, what="the rejects")
+
+
+async def test_an_ack_for_anothers_command_is_a_reject_and_changes_nothing(
+    stage: Stage, scooter_id: str
+) -> None:
+    thief = f"{scooter_id}x"
+    await register(stage.postgres_url, [thief])
+    async with cast(stage, scooter_id) as (scooter, operator), stage.scooter(thief) as other:
+        scooter.answer = is_silent
+        ref = await operator.ask(scooter_id, "lock")
+        await operator.until(ref, "sent")
+
+        async def arrived() -> bool:
+            return bool(scooter.commands[-1]["command"] == "lock")
+
+        await eventually(arrived, what="the command")
+        request_id = scooter.commands[-1]["request_id"]
+        await other.ack(request_id, status="success", lock="locked")
+
+        async def kept() -> bool:
+            rows = await stage.ask("SELECT reason FROM rejects WHERE scooter_id = $1", thief)
+            return [row[0].partition(":")[0] for row in rows] == ["ack"]
+
+        await eventually(kept, what="the reject")
+        assert operator.story(ref) == ["sent"]
+        await scooter.ack(request_id, status="success", lock="locked")
+        await operator.until(ref, "succeeded")
+
+
+async def test_a_scooter_that_never_answers_ends_in_timed_out_and_telemetry_resolves_it(
+    stage: Stage, scooter_id: str
+) -> None:
+    async with cast(stage, scooter_id) as (scooter, operator):
+        scooter.answer = is_silent
+        ref = await operator.ask(scooter_id, "unlock", ttl=2.0)
+        await operator.until(ref, "timed_out")
+        assert len(scooter.commands) - 1 == len([s for s in operator.story(ref) if s == "sent"])
+        await scooter.report(lock="unlocked", tip=False)
+        late = await operator.until(ref, "succeeded")
+        assert late["detail"].startswith("telemetry")
+
+
+async def test_nobody_subscribed_is_away_at_once_and_what_waits_leaves_at_the_birth(
+    stage: Stage, scooter_id: str
+) -> None:
+    await register(stage.postgres_url, [scooter_id])
+    await stage.grant()
+    async with stage.gateway(f"g-{scooter_id}"), stage.operator() as operator:
+        async with stage.scooter(scooter_id, listens=False) as scooter:
+            await scooter.born()
+
+            async def refused() -> bool:
+                ref = await operator.ask(scooter_id, "lock")
+                end = await operator.ended(ref)
+                return bool(end["detail"].startswith("away"))
+
+            await eventually(refused, within_s=30.0, what="away")
+            first = await operator.ask(scooter_id, "set_speed_limit", params={"kmh": 12})
+            await operator.until(first, "queued")
+        async with stage.scooter(scooter_id) as scooter:
+            scooter.boot = 2
+            await scooter.born()
+            await operator.until(first, "succeeded")
+            assert operator.story(first) == ["sent", "queued", "sent", "received", "succeeded"]
+
+
+async def test_a_signed_command_is_right_for_its_credential(stage: Stage, scooter_id: str) -> None:
+    secret = "a-fleet-secret-of-more-than-32-characters"  # noqa: S105
+    async with cast(stage, scooter_id, fleet_secret=secret) as (scooter, operator):
+        rows = await stage.ask(
+            "UPDATE scooters SET generation = 3, changed_in = pg_current_xact_id() "
+            "WHERE scooter_id = $1 RETURNING generation",
+            scooter_id,
+        )
+        assert rows[0][0] == 3
+        key = mac.command_key(secret, scooter_id, 3)
+
+        async def signed() -> bool:
+            await operator.ended(await operator.ask(scooter_id, "locate"))
+            return bool(mac.verify(key, topics.commands(scooter_id), scooter.payloads[-1]))
+
+        await eventually(signed, what="a signed command")
+        assert len(scooter.payloads[-1]) <= 200
+
+
+async def test_a_killed_gateway_resumes_under_the_same_id(stage: Stage, scooter_id: str) -> None:
+    async with cast(stage, scooter_id) as (scooter, operator):
+        scooter.answer = is_silent
+        ref = await operator.ask(scooter_id, "lock")
+        await operator.until(ref, "sent")
+    async with (
+        stage.scooter(scooter_id) as scooter,
+        stage.operator() as operator,
+        stage.gateway(f"g-{scooter_id}"),
+    ):
+        end = await operator.ended(ref, within_s=40.0)
+        assert end["status"] == "succeeded"
+        assert end["request_id"] == scooter.commands[0]["request_id"]
+
+
+async def test_every_delivery_of_operators_and_scooters_has_one_outcome(
+    stage: Stage, scooter_id: str
+) -> None:
+    await register(stage.postgres_url, [scooter_id])
+    await stage.grant()
+    async with (
+        stage.gateway(f"g-{scooter_id}") as metrics,
+        stage.scooter(scooter_id) as scooter,
+        stage.operator() as operator,
+    ):
+        await scooter.born()
+        for _ in range(20):
+            ref = await operator.ask(scooter_id, "locate")
+            await operator.ended(ref)
+        await operator.publish(b"nothing")
+
+        async def settled() -> bool:
+            return metrics.outcomes()["rejected"] > 0 and metrics.is_balanced()
+
+        await eventually(settled, what="a balanced account")
+        assert metrics.outcomes()["request"] == 20
+        assert metrics.outcomes()["ack"] >= 2
