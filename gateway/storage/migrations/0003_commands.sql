@@ -55,8 +55,10 @@ CREATE TABLE command_moves (
     detail text,
     done_by text NOT NULL,
     evidence jsonb NOT NULL DEFAULT '{}',
+    move_id bigint GENERATED ALWAYS AS IDENTITY,
     PRIMARY KEY (request_id, number)
 );
+CREATE INDEX command_moves_by_time ON command_moves (at);
 COMMENT ON TABLE command_moves IS
     'How each command came to where it is: never changed, written before anybody is told.';
 
@@ -106,4 +108,5 @@ COMMENT ON COLUMN command_moves.number IS 'from 1 without gaps';
 COMMENT ON COLUMN command_moves.at IS 'Postgres clock';
 COMMENT ON COLUMN command_moves.done_by IS 'an operator''s key, scooter:<id> or gateway:<instance>';
 COMMENT ON COLUMN command_moves.evidence IS 'what it was judged by: the ack, the send, the state; never a position';
+COMMENT ON COLUMN command_moves.move_id IS 'order in which moves were written, also of different commands';
 COMMENT ON COLUMN command_replies.body IS 'the payload';

@@ -1,0 +1,184 @@
+"""The ledger: moves are compared and set, old commands go, people can ask."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+from devices.contract.commands import CommandStatus
+from gateway.commands import ledger
+from gateway.commands.ledger_reading import Filter, follow_moves, list_commands, show_command
+from gateway.commands.ledger_rows import Move
+from gateway.commands.lifecycle import NEXT
+from gateway.errors import ServerAway
+from gateway.links.downlink import Published
+from tests.command_office import KEY, Office, is_there, open_office, ref_of, request, statuses
+
+S = CommandStatus
+
+
+@pytest.fixture
+async def office(postgres_url: str, redis: Redis) -> AsyncIterator[Office]:
+    async with open_office(postgres_url, redis) as office:
+        yield office
+
+
+async def asked(
+    office: Office, redis: Redis, scooter_id: str, command: str = "unlock", login: str = KEY
+) -> tuple[str, str]:
+    await is_there(redis, scooter_id)
+    delivery = request(scooter_id, command, login=login)
+    await office.ask(delivery)
+    ref = ref_of(delivery)
+    return ref, (await office.row(ref))["request_id"]
+
+
+async def moved(office: Office, *moves: Move) -> list[CommandStatus]:
+    async with office.pool.acquire() as connection, connection.transaction():
+        return [each.status for each in await ledger.move(connection, moves)]
+
+
+@pytest.mark.parametrize("current", sorted(S))
+async def test_only_the_moves_of_the_table_are_made(
+    office: Office, redis: Redis, scooter_id: str, current: CommandStatus
+) -> None:
+    ref, request_id = await asked(office, redis, scooter_id)
+    for to in sorted(S):
+        await office.pool.execute(
+            "UPDATE commands SET status = $1 WHERE request_id = $2", current, request_id
+        )
+        made = await moved(office, Move(request_id=request_id, to=to, by="test"))
+        legal = to in NEXT.get(current, frozenset())
+        assert made == ([to] if legal else [])
+        assert (await office.row(ref))["status"] == (to if legal else current)
+
+
+async def test_a_move_can_depend_on_the_number_of_sends(
+    office: Office, redis: Redis, scooter_id: str
+) -> None:
+    _, request_id = await asked(office, redis, scooter_id)
+    move = Move(request_id=request_id, to=S.REFUSED, by="test", if_sends=2)
+    assert await moved(office, move) == []
+
+
+async def test_moves_at_once_are_made_one_after_the_other(
+    office: Office, redis: Redis, scooter_id: str
+) -> None:
+    ref, request_id = await asked(office, redis, scooter_id)
+    results = await asyncio.gather(
+        *(
+            moved(office, Move(request_id=request_id, to=to, by="test"))
+            for to in (S.SUCCEEDED, S.FAILED, S.REJECTED, S.TIMED_OUT) * 2
+        )
+    )
+    story = await office.story(ref)
+    made = [status for each in results for status in each]
+    assert len(made) == len(story) - 1
+    assert story[:1] == ["sent"]
+    assert len(story) == 2 or (len(story) == 3 and story[1] == "timed_out")
+
+
+async def test_nothing_is_told_of_what_was_not_committed(
+    office: Office, redis: Redis, scooter_id: str
+) -> None:
+    ref, request_id = await asked(office, redis, scooter_id)
+
+    async def fail() -> None:
+        async with office.pool.acquire() as connection, connection.transaction():
+            move = Move(request_id=request_id, to=S.SUCCEEDED, by="test")
+            await ledger.move(connection, [move])
+            raise asyncpg.InterfaceError("gone")
+
+    with pytest.raises(asyncpg.InterfaceError):
+        await fail()
+    assert statuses(await office.reply(), ref) == ["sent"]
+    assert await office.story(ref) == ["sent"]
+
+
+async def test_replies_that_did_not_leave_leave_later_in_their_order(
+    office: Office, redis: Redis, scooter_id: str
+) -> None:
+    ref, request_id = await asked(office, redis, scooter_id)
+    office.publisher.result = ServerAway("broker", "not there")
+    with pytest.raises(ServerAway):
+        await office.reply()
+    await office.ack(scooter_id, request_id, "received")
+    await office.ack(scooter_id, request_id, "success")
+    office.publisher.result = Published.TAKEN
+    assert statuses(await office.reply(), ref) == ["sent", "received", "succeeded"]
+    assert await office.pool.fetchval("SELECT count(*) FROM command_replies") == 0
+
+
+async def test_closed_commands_are_deleted_with_their_moves_when_they_are_old(
+    office: Office, redis: Redis, scooter_id: str
+) -> None:
+    old, old_id = await asked(office, redis, scooter_id, "lock")
+    open_one, _ = await asked(office, redis, scooter_id, "locate")
+    new, new_id = await asked(office, redis, f"{scooter_id}x", "lock")
+    await office.ack(scooter_id, old_id, "success")
+    await office.ack(f"{scooter_id}x", new_id, "success")
+    await office.pool.execute(
+        "UPDATE commands SET received_at = now() - interval '731 days' WHERE ref = ANY ($1)",
+        [old, open_one],
+    )
+    assert await ledger.prune(office.pool, keep_days=730) == 1
+    assert await ledger.prune(office.pool, keep_days=730) == 0
+    left = {row[0] for row in await office.pool.fetch("SELECT ref FROM commands")}
+    assert left == {open_one, new}
+    assert await office.story(old) == []
+
+
+async def test_commands_are_listed_newest_first_by_filter_and_page(
+    office: Office, redis: Redis, scooter_id: str
+) -> None:
+    refs = [
+        (await asked(office, redis, scooter_id, name, login))[0]
+        for name, login in [("lock", KEY), ("locate", "bob.desk"), ("unlock", KEY)]
+    ]
+
+    async def listed(wanted: Filter, **page: int) -> list[str]:
+        return [each.ref for each in await list_commands(office.pool, wanted, **page)]  # type: ignore[arg-type]
+
+    assert await listed(Filter()) == refs[::-1]
+    assert await listed(Filter(operators=["bob"])) == [refs[1]]
+    assert await listed(Filter(commands=["lock", "unlock"])) == [refs[2], refs[0]]
+    assert await listed(Filter(statuses=[S.SUPERSEDED])) == [refs[0]]
+    assert await listed(Filter(scooter_ids=["nobody"])) == []
+    first = (await list_commands(office.pool, Filter(), at_most=1))[0]
+    assert first.ref == refs[2]
+    assert await listed(Filter(), older_than=first.issued) == [refs[1], refs[0]]
+
+
+async def test_a_command_is_shown_with_every_move_who_when_and_why(
+    office: Office, redis: Redis, scooter_id: str
+) -> None:
+    _, request_id = await asked(office, redis, scooter_id)
+    await office.dispatch()
+    await office.ack(scooter_id, request_id, "error", error="jammed", lock="jammed")
+    shown = await show_command(office.pool, request_id)
+    assert shown is not None
+    command, moves = shown
+    assert (command.status, command.detail) == (S.FAILED, "jammed")
+    assert [each.done_by for each in moves] == [KEY, f"scooter:{scooter_id}"]
+    assert moves[0].evidence["presence"] == "online"
+    assert moves[1].evidence == {"status": "error", "error": "jammed", "lock": "jammed"}
+    assert await show_command(office.pool, "0" * 16) is None
+
+
+async def test_moves_are_followed_each_once(office: Office, redis: Redis, scooter_id: str) -> None:
+    await asked(office, redis, scooter_id, "locate")
+    since = await office.pool.fetchval("SELECT clock_timestamp()")
+    _, request_id = await asked(office, redis, scooter_id, "lock")
+    await office.dispatch()
+    await office.ack(scooter_id, request_id, "success")
+    followed = follow_moves(office.pool, Filter(commands=["lock"]), since=since, every_s=0.01)
+    async with aclosing(followed), asyncio.timeout(20):  # type: ignore[type-var]
+        seen = [await anext(followed) for _ in range(2)]
+        await asked(office, redis, scooter_id, "unlock")
+        _, request_id = await asked(office, redis, scooter_id, "lock")
+        seen += [await anext(followed)]
+    assert [each.move.status for each in seen] == ["sent", "succeeded", "sent"]
+    assert seen[2].move.request_id == request_id
