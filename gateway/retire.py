@@ -8,12 +8,10 @@ from typing import Final
 
 from redis.asyncio import Redis
 
-from devices.contract import topics
-from devices.contract.topics import Uplink
 from gateway.errors import GatewayError, ServerAway
 from gateway.links.broker import broker_address
 from gateway.links.lease import Lease, instance_key
-from gateway.links.plans import session_plans
+from gateway.links.plans import session_plans, telemetry_filters
 from gateway.links.uplink import Session, delete_session
 from gateway.metrics import Metrics
 from gateway.registry_copy import RegistryCopy
@@ -44,12 +42,11 @@ async def retire(settings: Settings) -> int:
     it is harmless. Raises InstanceAlive, or ServerAway when a server is not there.
     """
     metrics, broker = Metrics(), broker_address(settings)
-    every = topics.every(Uplink.TELEMETRY)
     # No new message may come in while the old ones are taken out.
     plan = replace(
         session_plans(settings).telemetry,
         filters=(),
-        unwanted=(every, f"$share/gateway/{every}"),
+        unwanted=telemetry_filters(settings),
         echo_period_s=QUIET_S / 4,
     )
     async with open_redis(settings.redis_url.get_secret_value()) as redis:

@@ -41,7 +41,8 @@ class Settings(BaseSettings):
         7 * 86_400, ge=60, description="how long the broker keeps messages while we are away"
     )
     mqtt_shared: bool = Field(
-        default=False, description="share telemetry with other gateways through $share/gateway"
+        default=False,
+        description="share telemetry with other gateways; all need it, and the same mqtt_password",
     )
     mqtt_admin_password: SecretStr | None = Field(
         None, description="password of the broker's account `admin`, which ends live sessions"

@@ -17,7 +17,7 @@ from gateway.links.broker import BrokerAddress
 from gateway.links.connection import Connection
 from gateway.links.holding import Holding
 from gateway.links.packet_stream import PACKET_MAX
-from gateway.links.plans import SessionPlan
+from gateway.links.plans import SessionPlan, tellable
 from gateway.links.pulse import Pulse
 from gateway.metrics import Metrics
 from gateway.outage import Outage
@@ -154,7 +154,7 @@ class Session:
         if len(suback.reason_codes) != len(self._patterns):
             raise ServerAway("broker", "it answered another subscription")
         refused = [
-            f"{pattern} {code.name}"
+            f"{tellable(pattern)} {code.name}"
             for pattern, code in zip(self._patterns, suback.reason_codes, strict=True)
             if code != mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE
         ]
