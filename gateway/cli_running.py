@@ -85,7 +85,8 @@ def demo(
     """Run everything on this machine: servers, the gateway, a simulated fleet, a live table.
 
     Servers listen on free loopback ports and keep their data in one folder, which is used again
-    next time. Ctrl-C ends everything in order.
+    next time. Scooters and an operator are provisioned as `scooter devices` and `scooter operators`
+    do it; their bundles are in that folder. Ctrl-C ends everything in order.
 
     \b
     Example: scooter demo

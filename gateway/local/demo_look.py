@@ -1,6 +1,7 @@
 """Where to look while the demo runs: lines to paste into a second terminal."""
 
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -17,7 +18,7 @@ from gateway.storage.readers import POSTGRES_READER
 
 NEWCOMER: Final = "NEW-001"
 
-_LOOK: Final = (
+LOOK: Final = (
     "scooter state SC-0001",
     "scooter near 52.52 13.405 --within 1km",
     "scooter snapshots SC-0001 --since 10m",
@@ -37,11 +38,12 @@ def look_inside(folder: Path, servers: Servers, kept_out: Sequence[str]) -> str:
     """For a shell in the same folder as this one; `kept_out` are scooters that do not ride."""
     reader_env = shlex.quote(str(_relative(folder / demo_files.READER_ENV)))
     bundles = _relative(folder / demo_files.BUNDLES)
+    publisher, programs = _publisher()
     parts = [
         "To look inside, in a second terminal, in this folder; the first line once:",
-        *_indented([_environment(folder), *_LOOK, *_psql(folder, servers.postgres.port)]),
+        *_indented([environment(folder, programs), *LOOK, *_psql(folder, servers.postgres.port)]),
         "To connect a scooter of your own, and to end its access:",
-        *_indented(newcomer(bundles, _publisher())),
+        *_indented(newcomer(bundles, publisher)),
         f"Logins that read Redis and Postgres: {reader_env}",
         f"An operator with every right: {bundles / OPERATOR_KEY}",
     ]
@@ -68,19 +70,23 @@ def _indented(lines: Sequence[str]) -> list[str]:
     return [f"  {line}" for line in lines]
 
 
-def _environment(folder: Path) -> str:
-    """The settings of this gateway, and `scooter` by its name."""
+def environment(folder: Path, programs: Sequence[Path]) -> str:
+    """The settings of this gateway, and `scooter` and other programs by their names."""
     file = shlex.quote(str(_relative(folder / demo_files.GATEWAY_ENV)))
-    programs = _relative(Path(sys.executable).parent)
-    where = programs if programs.is_absolute() else f"$PWD/{programs}"
-    return f'export SCOOTER_ENV_FILE={file} PATH="{where}:$PATH"'
+    found = [_relative(Path(sys.executable).parent), *programs]
+    where = [str(each if each.is_absolute() else f"$PWD/{each}") for each in found]
+    return f'export SCOOTER_ENV_FILE={file} PATH="{":".join(where)}:$PATH"'
 
 
-def _publisher() -> str:
+def _publisher() -> tuple[str, list[Path]]:
+    """How to run mosquitto_pub, and the folder that it is found in, if nobody installed it."""
     try:
-        return shlex.join(client_command("mosquitto_pub"))
+        words = client_command("mosquitto_pub")
     except ServerFailed:
-        return "mosquitto_pub"
+        return "mosquitto_pub", []
+    if len(words) > 1:  # it needs libraries that nobody installed either
+        return shlex.join(words), []
+    return "mosquitto_pub", [] if shutil.which("mosquitto_pub") else [Path(words[0]).parent]
 
 
 def _psql(folder: Path, port: int) -> list[str]:
