@@ -8,7 +8,7 @@ from devices.cli import devices, operators
 from devices.console.exits import EPILOG
 from devices.console.frame import Commands
 from devices.console.workshop import Workshop
-from gateway import cli_mending, cli_reading, cli_running
+from gateway import cli_commanding, cli_mending, cli_reading, cli_running
 
 app = typer.Typer(
     cls=Commands,
@@ -36,6 +36,11 @@ app.command("health", short_help="Ask the running gateway how it is.")(cli_runni
 
 app.add_typer(devices, name="devices", short_help="Who may get in: scooters.")
 app.add_typer(operators, name="operators", short_help="Who may send commands: operators.")
+
+app.command("login", short_help="Keep an operator's key.", epilog=EPILOG)(cli_commanding.login)
+app.command("logout", short_help="Remove an operator's key.", epilog=EPILOG)(cli_commanding.logout)
+for _verb, (_short_help, _command) in cli_commanding.VERBS.items():
+    app.command(_verb, short_help=_short_help, epilog=EPILOG)(_command)
 
 app.command("state", short_help="Show the latest state of a scooter.")(cli_reading.state)
 # A latitude may begin with a minus; it is no option.

@@ -79,6 +79,10 @@ class OperatorLine:
             ceiling_s = min(_BACKOFF_MOST_S, _BACKOFF_S * 2**self._losses)
             await asyncio.sleep(random.uniform(ceiling_s / 2, ceiling_s))  # noqa: S311
 
+    async def up(self) -> None:
+        """Return once it is connected."""
+        await self._connected.wait()
+
     async def ask(self, payload: bytes) -> None:
         """Return when the broker has it, or when it is left to the next connection."""
         while True:
