@@ -8,7 +8,7 @@ from devices.cli import devices, operators
 from devices.console.exits import EPILOG
 from devices.console.frame import Commands
 from devices.console.workshop import Workshop
-from gateway import cli_commanding, cli_mending, cli_reading, cli_running
+from gateway import cli_commanding, cli_ledger, cli_mending, cli_reading, cli_running
 
 app = typer.Typer(
     cls=Commands,
@@ -41,6 +41,11 @@ app.command("login", short_help="Keep an operator's key.", epilog=EPILOG)(cli_co
 app.command("logout", short_help="Remove an operator's key.", epilog=EPILOG)(cli_commanding.logout)
 for _verb, (_short_help, _command) in cli_commanding.VERBS.items():
     app.command(_verb, short_help=_short_help, epilog=EPILOG)(_command)
+
+_commands = typer.Typer(rich_markup_mode=None, no_args_is_help=True, epilog=EPILOG)
+for _name, (_short_help, _command) in cli_ledger.VERBS.items():
+    _commands.command(_name, short_help=_short_help, epilog=EPILOG)(_command)
+app.add_typer(_commands, name="commands", short_help="What became of commands.")
 
 app.command("state", short_help="Show the latest state of a scooter.")(cli_reading.state)
 # A latitude may begin with a minus; it is no option.

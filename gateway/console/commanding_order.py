@@ -186,9 +186,7 @@ class Errand:
             return Exit.TIMED_OUT
         if not self.outcome_is_final:
             return Exit.OK if not self.order.waits else Exit.TIMED_OUT
-        if self.outcome is CommandStatus.REFUSED and self._is_refused(Refusal.UNKNOWN_SCOOTER):
-            return Exit.NOT_FOUND
-        return _EXITS[self.outcome]
+        return exit_of(self.outcome, self.detail)
 
     def clock_problem(self, reply: Reply) -> str | None:
         """What is wrong with this machine's clock, when that is why it was refused."""
@@ -205,7 +203,18 @@ class Errand:
         )
 
     def _is_refused(self, reason: Refusal) -> bool:
-        return (self.detail or "").partition(":")[0] == reason
+        return _reason(self.detail) == reason
+
+
+def exit_of(outcome: Outcome, detail: str | None) -> Exit:
+    """The exit code of an end; raises KeyError for what is none."""
+    if outcome is CommandStatus.REFUSED and _reason(detail) == Refusal.UNKNOWN_SCOOTER:
+        return Exit.NOT_FOUND
+    return _EXITS[outcome]
+
+
+def _reason(detail: str | None) -> str:
+    return (detail or "").partition(":")[0]
 
 
 class Tally:
