@@ -8,11 +8,23 @@ import sys
 from flash import Flash, read_bundle
 from scooter import Scooter
 
-PLAIN = ("get_state", "locate", "headlight", "alarm", "unlock_battery", "reboot", "power_off")
+COMMANDS = (
+    "unlock",
+    "lock",
+    "unlock_battery",
+    "locate",
+    "headlight",
+    "alarm",
+    "get_state",
+    "reboot",
+    "power_off",
+    "set_report_interval",
+)
+"""All of the contract but a speed limit, which this body could not keep."""
 
 
 class Body:
-    """`group` tells one telemetry group, whole; `do` obeys and tells which groups it changed."""
+    """`group` tells one telemetry group, whole; `refuses` and `do` are for commands."""
 
     FIRMWARE = "1.0.0"
 
@@ -20,6 +32,7 @@ class Body:
         self.lock = "locked"
         self.speed_kmh = 0
         self.battery_percent = 80
+        self.lit = {"headlight": False, "alarm": False}
         self.happened = []
 
     def group(self, name):
@@ -31,29 +44,39 @@ class Body:
             return [("lock", self.lock), ("tip", False)]
         return [("sig", -71), ("fw", self.FIRMWARE)]
 
-    def do(self, command, params):
-        """(status, error, groups that changed)"""
+    def refuses(self, command, params):
+        """The `error` of a `rejected`, or None; nothing is begun."""
+        if command not in COMMANDS:
+            return "unknown_command"
+        if not _are_good(command, params):
+            return "bad_params"
         if command in ("lock", "reboot", "power_off") and self.speed_kmh > 0:
-            return "rejected", "moving", ()
+            return "moving"
         if command in ("unlock", "unlock_battery") and self.battery_percent < 5:
-            return "rejected", "low_battery", ()
-        if command in ("lock", "unlock"):
-            if self.lock != command + "ed":
-                self.lock = command + "ed"
-                self.happened.append("trip_start" if command == "unlock" else "trip_end")
-            return "success", None, ("lock",)
-        if command == "set_report_interval":
-            return ("success", None, ()) if _are_seconds(params) else ("rejected", "bad_params", ())
-        if command in PLAIN:
+            return "low_battery"
+        return None
+
+    def do(self, command, params):
+        """(status, error, groups that changed), when it is done."""
+        if command in self.lit:
+            self.lit[command] = params["on"]
+        if command not in ("lock", "unlock"):
             return "success", None, ()
-        return "rejected", "unknown_command", ()
+        if self.lock != command + "ed":
+            self.lock = command + "ed"
+            self.happened.append("trip_start" if command == "unlock" else "trip_end")
+        return "success", None, ("lock",)
 
 
-def _are_seconds(params):
+def _are_good(command, params):
     if not isinstance(params, dict):
         return False
-    good = [key for key in ("riding", "parked") if isinstance(params.get(key), int)]
-    return len(good) == len(params) > 0 and all(params[key] > 0 for key in good)
+    if command in ("headlight", "alarm"):
+        return isinstance(params.get("on"), bool)
+    if command == "set_report_interval":
+        good = [isinstance(s, int) and 0 < s <= 86400 for s in params.values()]
+        return good and all(good) and all(name in ("riding", "parked") for name in params)
+    return True
 
 
 def main(bundle, flash_folder, report_s="5"):

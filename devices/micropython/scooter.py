@@ -168,9 +168,8 @@ class Scooter:
             return
         if name == "get_state":
             self._report(link)
+        self._obeyed_n = command["n"]
         status, error, changed = self._body.do(name, command.get("params", {}))
-        if status != "rejected":
-            self._obeyed_n = command["n"]
         if status == "success" and name == "set_report_interval":
             self._interval_s.update(command["params"])
         elif status == "success" and name in ("reboot", "power_off"):
@@ -179,14 +178,17 @@ class Scooter:
 
     def _refusal(self, command):
         """Why not to obey this now, or None. All of it is in RAM: a reboot makes it foreign."""
-        n, boot, exp = command.get("n"), command.get("boot"), command.get("exp")
+        name, n = command.get("command"), command.get("n")
         if not isinstance(n, int) or n <= self._obeyed_n:
             return "replayed"
-        if exp is None:  # the gateway does not know our uptime: nothing is opened on its word alone
-            return "expired" if command.get("command") in OPENING else None
-        if boot != self._boot or not isinstance(exp, int) or self._uptime.ms() > exp:
+        if not self._is_in_time(command.get("boot"), command.get("exp"), opens=name in OPENING):
             return "expired"
-        return None
+        return self._body.refuses(name, command.get("params", {}))
+
+    def _is_in_time(self, boot, exp, *, opens):
+        if exp is None:  # the gateway does not know our uptime: nothing is opened on its word alone
+            return not opens
+        return boot == self._boot and isinstance(exp, int) and self._uptime.ms() <= exp
 
     def _answer(self, request_id, status, error=None, changed=()):
         """Remember the answer, then send it: also after a reconnect, if this connection dies."""

@@ -188,8 +188,13 @@ async def test_it_obeys_a_signed_command_and_says_what_changed(bench: Bench) -> 
         ({"boot": 7}, "expired"),
         ({"boot": None, "exp": None}, "expired"),
         ({"n": 1}, "replayed"),
+        ({"command": "open_sesame"}, "unknown_command"),
+        ({"command": "headlight"}, "bad_params"),
     ],
-    ids=["unsigned", "of another key", "late", "of another boot", "without a time", "replayed"],
+    ids=[
+        *("unsigned", "of another key", "late", "of another boot", "without a time", "replayed"),
+        *("unknown", "without its parameter"),
+    ],
 )
 async def test_it_does_not_unlock_when_the_command_is(
     bench: Bench, changes: dict[str, Any], error: str
