@@ -6,7 +6,7 @@ comes twice or a deadline that races an answer change nothing twice.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 import orjson
@@ -53,7 +53,8 @@ _RECORD: Final = f"""
         RETURNING *
     ), m AS (
         INSERT INTO command_moves (request_id, number, at, status, detail, done_by, evidence)
-        SELECT request_id, 1, c.moved_at, c.status, c.detail, c.login, w.evidence
+        SELECT request_id, 1, c.moved_at, c.status, c.detail, c.login,
+            w.evidence
         FROM c JOIN w USING (request_id)
         RETURNING *
     )
@@ -101,14 +102,15 @@ _AGAIN: Final = f"""
 _REPLY_ALONE: Final = """
     INSERT INTO command_replies (topic, correlation, body) VALUES ($1, $2, $3::json)
 """
-_OF_REFS: Final = """
-    SELECT c.login, c.ref, c.content, c.request_id
-    FROM commands c JOIN unnest($1::text[], $2::text[]) AS u (login, ref) USING (login, ref)
-"""
-_OF_ACTUATORS: Final = """
-    SELECT c.request_id, c.scooter_id FROM commands c
-    JOIN unnest($1::text[], $2::text[]) AS u (scooter_id, actuator) USING (scooter_id, actuator)
-    WHERE c.status IN ('queued', 'sent', 'received')
+_BEFORE: Final = """
+    SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms, (
+        SELECT json_agg(json_build_array(c.login, c.ref, encode(c.content, 'hex'), c.request_id))
+        FROM commands c JOIN unnest($1::text[], $2::text[]) AS u (login, ref) USING (login, ref)
+    ) AS refs, (
+        SELECT json_agg(json_build_array(c.request_id, c.scooter_id, c.actuator))
+        FROM commands c
+        WHERE c.scooter_id = ANY ($3::text[]) AND c.status IN ('queued', 'sent', 'received')
+    ) AS still_open
 """
 _KNOWN: Final = """
     SELECT request_id, scooter_id, operator, command, status, sends, boot, last_error,
@@ -139,6 +141,29 @@ async def now_ms(connection: asyncpg.Connection) -> int:
 async def numbers(connection: asyncpg.Connection, scooter_ids: Sequence[str]) -> dict[str, int]:
     """A fresh issue number for each; until the transaction ends nobody else gets one for them."""
     return {row[0]: row[1] for row in await connection.fetch(_NUMBERS, sorted(set(scooter_ids)))}
+
+
+class Before(NamedTuple):
+    """What requests find: the ledger's clock; by login and ref what exists already (its content
+    as hex, and request_id); the open commands of their scooters by scooter and actuator.
+    """
+
+    now_ms: int
+    refs: dict[tuple[str, str], tuple[str, str]]
+    still_open: dict[tuple[str, str], str]
+
+
+async def before_requests(
+    connection: asyncpg.Connection, keys: Sequence[tuple[str, str]], scooter_ids: Sequence[str]
+) -> Before:
+    """`keys` are login and ref of each."""
+    logins, refs = [key[0] for key in keys], [key[1] for key in keys]
+    row = await connection.fetchrow(_BEFORE, logins, refs, list(scooter_ids))
+    return Before(
+        row["now_ms"],
+        {(each[0], each[1]): (each[2], each[3]) for each in orjson.loads(row["refs"] or "[]")},
+        {(each[1], each[2]): each[0] for each in orjson.loads(row["still_open"] or "[]")},
+    )
 
 
 async def record(connection: asyncpg.Connection, commands: Sequence[NewCommand]) -> None:
@@ -181,22 +206,6 @@ async def tell(
 ) -> None:
     """A reply that belongs to no command."""
     await connection.execute(_REPLY_ALONE, topic, correlation, _json(body))
-
-
-async def of_refs(
-    connection: asyncpg.Connection, keys: Sequence[tuple[str, str]]
-) -> dict[tuple[str, str], tuple[str, str]]:
-    """By login and ref what exists already: its content (hex) and request_id."""
-    rows = await connection.fetch(_OF_REFS, [key[0] for key in keys], [key[1] for key in keys])
-    return {(row[0], row[1]): (row[2].hex(), row[3]) for row in rows}
-
-
-async def of_actuators(
-    connection: asyncpg.Connection, pairs: Sequence[tuple[str, str]]
-) -> list[tuple[str, str]]:
-    """The open commands of these scooters and actuators: request_id and scooter."""
-    columns = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    return [(row[0], row[1]) for row in await connection.fetch(_OF_ACTUATORS, *columns)]
 
 
 async def known(

@@ -79,28 +79,31 @@ class Recorder:
         Raises UniqueViolationError when another gateway was faster: begin anew.
         """
         at, wall_ms = self._now(), time.time_ns() // 1_000_000
-        moment = _Moment(at=at, wall_ms=wall_ms, ledger_ms=await ledger.now_ms(connection))
+        # First of all, so that whoever else records for one of these scooters waits here.
+        numbers = await ledger.numbers(connection, [*filter(self._is_known, _scooters(wishes))])
+        before = await ledger.before_requests(
+            connection,
+            [(each.asker.login, each.request.ref) for each in wishes],
+            _scooters(wishes),
+        )
+        moment = _Moment(at=at, wall_ms=wall_ms, ledger_ms=before.now_ms)
         recorded = Recorded()
-        fresh = await self._without_known(connection, wishes, moment.ledger_ms)
         judged = [
             _Judged(
                 wish=each,
                 verdict=self._judge(each, facts.get(each.request.scooter_id, NOTHING), moment),
                 request_id=secrets.token_hex(8),
             )
-            for each in fresh
+            for each in await self._without_known(connection, wishes, before)
         ]
-        accepted = [each for each in judged if _is_for_scooter(each)]
-        sent = [each for each in accepted if each.verdict.status is CommandStatus.SENT]
-        numbers = await ledger.numbers(connection, [each.wish.request.scooter_id for each in sent])
-        recorded.moved += await self._supersede(connection, accepted)
+        recorded.moved += await self._supersede(connection, judged, before)
         new = [
             await self._begin(
                 connection,
                 each,
                 recorded,
                 facts=facts.get(each.wish.request.scooter_id, NOTHING),
-                n=numbers.get(each.wish.request.scooter_id) if each in sent else None,
+                n=numbers.get(each.wish.request.scooter_id, 0),
                 moment=moment,
             )
             for each in judged
@@ -108,16 +111,16 @@ class Recorder:
         await ledger.record(connection, new)
         return recorded
 
+    def _is_known(self, scooter_id: str) -> bool:
+        return self._rights.standing(scooter_id) is not None
+
     async def _without_known(
-        self, connection: asyncpg.Connection, wishes: Sequence[Wish], now_ms: int
+        self, connection: asyncpg.Connection, wishes: Sequence[Wish], before: ledger.Before
     ) -> list[Wish]:
         """Those whose `ref` is new; for the others the story is told again, or a refusal."""
-        known = await ledger.of_refs(
-            connection, [(each.asker.login, each.request.ref) for each in wishes]
-        )
         fresh = []
         for each in wishes:
-            found = known.get((each.asker.login, each.request.ref))
+            found = before.refs.get((each.asker.login, each.request.ref))
             if found is None:
                 fresh.append(each)
             elif found[0] == each.content:
@@ -129,7 +132,7 @@ class Recorder:
                 )
             else:
                 detail = f"{Refusal.REF_REUSED}: this ref was used for another request"
-                body = refusal(said_of(each.request), detail, now_ms=now_ms)
+                body = refusal(said_of(each.request), detail, now_ms=before.now_ms)
                 await ledger.tell(connection, each.asker.topic, each.asker.correlation, body)
         return fresh
 
@@ -148,21 +151,21 @@ class Recorder:
         return judge(request, about)
 
     async def _supersede(
-        self, connection: asyncpg.Connection, accepted: Sequence[_Judged]
+        self, connection: asyncpg.Connection, judged: Sequence[_Judged], before: ledger.Before
     ) -> list[Moved]:
-        newer = {each.wish.request.scooter_id: each for each in accepted}
-        pairs = [(scooter_id, each.verdict.actuator) for scooter_id, each in newer.items()]
-        older = await ledger.of_actuators(connection, pairs) if pairs else []
-        moves = [
-            Move(
-                request_id=request_id,
-                to=CommandStatus.SUPERSEDED,
-                by=newer[scooter_id].wish.asker.login,
-                detail=f"by {newer[scooter_id].request_id}",
-                evidence={"by": newer[scooter_id].request_id},
-            )
-            for request_id, scooter_id in older
-        ]
+        moves = []
+        for each in judged:
+            older = before.still_open.get((each.wish.request.scooter_id, each.verdict.actuator))
+            if older is not None and _is_for_scooter(each):
+                moves.append(
+                    Move(
+                        request_id=older,
+                        to=CommandStatus.SUPERSEDED,
+                        by=each.wish.asker.login,
+                        detail=f"by {each.request_id}",
+                        evidence={"by": each.request_id},
+                    )
+                )
         return await ledger.move(connection, moves)
 
     async def _begin(
@@ -172,7 +175,7 @@ class Recorder:
         recorded: Recorded,
         *,
         facts: Facts,
-        n: int | None,
+        n: int,
         moment: _Moment,
     ) -> NewCommand:
         """The row to write; what becomes of it in this process goes to `recorded`."""
@@ -183,7 +186,7 @@ class Recorder:
             recorded.moved += cancelled.moved
             verdict = replace(verdict, status=cancelled.status, detail=cancelled.detail)
         sending = None
-        if n is not None:
+        if _is_for_scooter(each) and verdict.status is CommandStatus.SENT:
             rule, wall_ms = COMMANDS[request.command], moment.wall_ms
             sending = self._envelope.sending(
                 rule, facts, n=n, sends=1, left_s=left_s, wall_ms=wall_ms
@@ -239,7 +242,7 @@ class Recorder:
             has_left=False,
             asked_at=began_at,
         )
-        if command.sending is not None:
+        if command.sending is not None:  # it is recorded here, so it can leave at once
             opened.sends, opened.boot, opened.due = 1, command.sending.boot, began_at
             opened.payload = self._envelope.payload(
                 command.sending,
@@ -249,6 +252,10 @@ class Recorder:
                 params=command.params,
             )
         return opened
+
+
+def _scooters(wishes: Sequence[Wish]) -> list[str]:
+    return [each.request.scooter_id for each in wishes]
 
 
 def _is_for_scooter(each: _Judged) -> bool:

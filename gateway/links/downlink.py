@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Any, Final
@@ -228,6 +229,8 @@ class Downlink:
             keepalive=broker.keepalive_s,
             tls_context=broker.tls,
             timeout=TIMEOUT_S,
+            # A command shall not wait for the broker's TCP to acknowledge the reply before it.
+            socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
             will=aiomqtt.Will(
                 topics.gateway_status(self._instance),
                 orjson.dumps({"s": "lost"}),
