@@ -104,7 +104,7 @@ class Sent:
 class FakePublisher:
     """Stands in for the downlink and remembers; `result` is what each publish ends with."""
 
-    result: Published | Exception = Published.TAKEN
+    result: Published | BaseException = Published.TAKEN
     sent: list[Sent] = field(default_factory=list)
 
     async def publish(
@@ -120,7 +120,7 @@ class FakePublisher:
         if isinstance(self.result, ServerAway):
             raise self.result
         self.sent.append(Sent(topic, payload, expiry_s, correlation))
-        if isinstance(self.result, Exception):
+        if isinstance(self.result, BaseException):
             raise self.result
         return self.result
 

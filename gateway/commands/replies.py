@@ -79,11 +79,13 @@ async def send_page(pool: asyncpg.Pool, publisher: Publisher) -> int:
             ),
             return_exceptions=True,
         )
-        failures = [number for number, each in enumerate(results) if isinstance(each, Exception)]
+        failures = [
+            number for number, each in enumerate(results) if isinstance(each, BaseException)
+        ]
         sent = rows[: failures[0]] if failures else rows
         await connection.execute(_DELETE, [row["reply_id"] for row in sent])
     if failures:
         failure = results[failures[0]]
-        assert isinstance(failure, Exception)  # noqa: S101 - narrows the type
+        assert isinstance(failure, BaseException)  # noqa: S101 - narrows the type
         raise failure
     return len(sent)
