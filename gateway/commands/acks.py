@@ -71,11 +71,11 @@ class AckedStates:
         for each in entries if foreign else ():
             if each["k"] == "ack" and (each["id"], each["a"]["request_id"]) in foreign:
                 _make_reject(each)
+                self._acks.count_foreign(1)
         advanced = await self._states.advance(entries, received_ms=received_ms)
         if acks:
             real = [each for each in acks if (each.scooter_id, each.request_id) not in foreign]
             await self._acks.record(real)
-            self._acks.count_foreign(len(acks) - len(real))
         for each in entries:
             if each["k"] == "status" and each["m"].get("s") == "online" and not each["r"]:
                 self._births(each["id"])

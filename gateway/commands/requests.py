@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ import structlog
 from devices.contract.commands import COMMANDS, CommandStatus, Refusal
 from gateway.commands import ledger, wishes
 from gateway.commands.cancelling import Rights
-from gateway.commands.facts import FactsReader
+from gateway.commands.facts import Facts, FactsReader
 from gateway.commands.ledger_rows import Move
 from gateway.commands.open_commands import OpenCommands
 from gateway.commands.recording import Recorded, Recorder, one_each
@@ -73,12 +73,11 @@ class Requests:
         if bad:
             await self._in_transaction(partial(self._recorder.refuse, bad=bad), refused=bad)
         for wanted in one_each(good):
-            recorded = await self._in_transaction(
-                partial(self._recorder.record, wishes=wanted, facts=facts),
-                refused=[_unavailable(each) for each in wanted],
-            )
-            if recorded is not None:
-                self._take(recorded)
+            try:
+                await self._record(wanted, facts)
+            except asyncpg.DataError:  # one that Postgres cannot store must not stop the others
+                for each in wanted:
+                    await self._record_alone(each, facts)
         return [each.detail if isinstance(each, NoWish) else None for each in read]
 
     async def disown(self, connection: asyncpg.Connection) -> None:
@@ -100,6 +99,21 @@ class Requests:
         await ledger.move(connection, moves)
         for each in ids:
             self._doubtful.pop(each, None)
+
+    async def _record(self, wanted: Sequence[Wish], facts: Mapping[str, Facts]) -> None:
+        recorded = await self._in_transaction(
+            partial(self._recorder.record, wishes=wanted, facts=facts),
+            refused=[_refused(each, _UNAVAILABLE) for each in wanted],
+        )
+        if recorded is not None:
+            self._take(recorded)
+
+    async def _record_alone(self, wish: Wish, facts: Mapping[str, Facts]) -> None:
+        try:
+            await self._record([wish], facts)
+        except asyncpg.DataError as error:
+            log.warning("a request cannot be stored", reason=str(error))
+            await self._refuse_aloud([_refused(wish, f"{Refusal.BAD_REQUEST}: {error}")])
 
     def _read(self, delivery: Delivery) -> Wish | NoWish:
         wish = wishes.read(delivery)
@@ -168,6 +182,10 @@ class Requests:
             log.warning("refusal not told", reason=str(error))
 
 
-def _unavailable(wish: Wish) -> NoWish:
-    detail = f"{Refusal.UNAVAILABLE}: commands cannot be recorded now, so none is carried out"
+_UNAVAILABLE: Final = (
+    f"{Refusal.UNAVAILABLE}: commands cannot be recorded now, so none is carried out"
+)
+
+
+def _refused(wish: Wish, detail: str) -> NoWish:
     return NoWish(asker=wish.asker, detail=detail, said=wishes.said_of(wish.request))

@@ -98,7 +98,7 @@ def _asker(login: str, delivery: Delivery) -> Asker:
 
 
 def _is_under(own: str, topic: str) -> bool:
-    return topic == own or topic.startswith(f"{own}/")
+    return "\0" not in topic and (topic == own or topic.startswith(f"{own}/"))
 
 
 def _said(payload: bytes) -> dict[str, Any]:

@@ -247,3 +247,18 @@ async def test_every_delivery_of_operators_and_scooters_has_one_outcome(
         await eventually(settled, what="a balanced account")
         assert metrics.outcomes()["request"] == 20
         assert metrics.outcomes()["ack"] >= 2
+
+
+async def test_a_request_that_waited_in_the_gateways_queue_is_not_carried_out(
+    stage: Stage, scooter_id: str
+) -> None:
+    async with cast(stage, scooter_id):
+        pass  # its session stays at the broker
+    async with stage.scooter(scooter_id) as scooter, stage.operator() as operator:
+        late = await operator.ask(scooter_id, "unlock", at=wall_ms() - 600_000)
+        fresh = await operator.ask(scooter_id, "locate", at=wall_ms())
+        async with stage.gateway(f"g-{scooter_id}"):
+            end = await operator.ended(late, within_s=30.0)
+            assert end["detail"].startswith("expired")
+            await operator.ended(fresh, within_s=30.0)
+        assert [each["command"] for each in scooter.commands if each["command"] == "unlock"] == []

@@ -348,3 +348,17 @@ async def test_without_a_ledger_every_request_is_refused_at_once(
         assert sent.body["status"] == "refused"
         assert sent.body["ref"] == ref_of(asked)
         assert sent.body["detail"].startswith("unavailable")
+
+
+async def test_what_postgres_cannot_store_is_refused_and_stops_nobody_else(
+    office: Office, redis: Redis, scooter_id: str
+) -> None:
+    await is_there(redis, scooter_id)
+    await is_there(redis, f"{scooter_id}x")
+    office.rights.keys[KEY] = "ali\0ce"
+    broken, good = request(scooter_id), request(f"{scooter_id}x", login="bob.desk")
+    assert await office.ask(broken, good) == [None, None]
+    (reply,) = office.publisher.replies()
+    assert (reply["ref"], reply["status"]) == (ref_of(broken), "refused")
+    assert reply["detail"].startswith("bad_request")
+    assert await office.story(ref_of(good)) == ["sent"]
