@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from devices.simulator.plan import Broker, CommandMishaps, FleetPlan, Mishaps, Totals
 from devices.simulator.scooter import LOG, run_fleet
 from gateway.local import demo_files
-from gateway.local.demo_access import Fleet, provision
+from gateway.local.demo_access import OPERATOR_KEY, Fleet, provision
 from gateway.local.demo_look import look_inside
 from gateway.local.demo_view import LiveTable, PlainLines, View
 from gateway.local.servers import Servers, free_port
@@ -179,6 +179,7 @@ def _settings(servers: Servers, options: DemoOptions) -> Settings:
         broker_password_file=servers.password_file,
         broker_reload=servers.broker_reload,
         fleet_secret=demo_files.fleet_secret(options.folder),
+        operator_bundle=options.folder.absolute() / demo_files.BUNDLES / OPERATOR_KEY,
         redis_url=SecretStr(servers.redis_url),
         postgres_url=SecretStr(servers.postgres_url),
         snapshot_period_s=options.period_s,
