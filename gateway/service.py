@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from devices.contract import topics
 from devices.contract.messages import build_receipts
 from gateway.commands.office import CommandOffice
-from gateway.errors import ServerAway, StartRefused
+from gateway.errors import ServerAway
 from gateway.gauges import keep_gauges
 from gateway.health import Health, serve_health
 from gateway.links.broker import broker_address
@@ -22,13 +22,12 @@ from gateway.links.plans import SessionPlan, session_plans
 from gateway.links.uplink import Session
 from gateway.metrics import Metrics
 from gateway.outage import Outage
+from gateway.proving import once_proven, proven
 from gateway.registry_copy import RegistryCopy
 from gateway.settings import Settings
 from gateway.storage.partitions import keep_days, tend_partitions
-from gateway.storage.postgres import AWAY as POSTGRES_AWAY
-from gateway.storage.postgres import check_postgres, open_postgres
-from gateway.storage.redis import AWAY as REDIS_AWAY
-from gateway.storage.redis import check_redis, open_redis
+from gateway.storage.postgres import open_postgres
+from gateway.storage.redis import open_redis
 from gateway.supervise import Loop, supervise
 from gateway.telemetry.history import drain
 from gateway.telemetry.history_alone import keep_newest
@@ -68,7 +67,7 @@ async def run(settings: Settings, *, stop: asyncio.Event, metrics: Metrics | Non
         log.info("gateway starts", instance=settings.instance, metrics_port=port)
         if pool is not None:
             stack.callback(asyncio.create_task(_give_up(pool, stop), name="give up").cancel)
-        if await _proven(pool, redis, stop=stop):
+        if await proven(pool, redis, stop=stop):
             await supervise(loops, stop=stop)
     log.info("gateway stopped", instance=settings.instance)
 
@@ -125,14 +124,9 @@ def _loops(
         "gauges": partial(keep_gauges, list(sessions.values()), dirty, stores, metrics),
         "heartbeat": health.beat,
     }
-    for each, session in sessions.items():
-        keep = partial(ingest, refill=refill, metrics=metrics, registry=registry, session=each)
-        loops[f"{each} session"] = session.run
-        if each == "control" and office is not None:
-            batches = office.batches(session.batches())
-            loops[f"{each} ingest"] = partial(keep, batches, states=office.states)
-        else:
-            loops[f"{each} ingest"] = partial(keep, session.batches(), states=states)
+    loops |= _hearing(
+        sessions, office, states=states, refill=refill, registry=registry, metrics=metrics
+    )
     if registry is not None:
         loops["registry"] = registry.run
         health.watch("registry", lambda: None if registry.loaded.is_set() else UNKNOWN)
@@ -141,7 +135,29 @@ def _loops(
     writing = office.loops() | _with_postgres(
         settings, pool=pool, redis=redis, dirty=dirty, downlink=downlink, name=name, metrics=metrics
     )
-    return loops | {each: partial(_once_proven, pool, loop) for each, loop in writing.items()}
+    return loops | {each: partial(once_proven, pool, loop) for each, loop in writing.items()}
+
+
+def _hearing(
+    sessions: dict[str, Session],
+    office: CommandOffice | None,
+    *,
+    states: StateStore,
+    refill: Refill,
+    registry: RegistryCopy | None,
+    metrics: Metrics,
+) -> dict[str, Loop]:
+    """Every session with its consumer; of control, the office takes the requests and the acks."""
+    loops: dict[str, Loop] = {}
+    for each, session in sessions.items():
+        keep = partial(ingest, refill=refill, metrics=metrics, registry=registry, session=each)
+        loops[f"{each} session"] = session.run
+        if each == "control" and office is not None:
+            batches = office.batches(session.batches())
+            loops[f"{each} ingest"] = partial(keep, batches, states=office.states)
+        else:
+            loops[f"{each} ingest"] = partial(keep, session.batches(), states=states)
+    return loops
 
 
 def _with_postgres(
@@ -198,34 +214,6 @@ def _sessions(
     }
 
 
-async def _proven(pool: asyncpg.Pool | None, redis: Redis, *, stop: asyncio.Event) -> bool:
-    """Whether the servers will do; False when `stop` came first. Raises StartRefused."""
-    proving = asyncio.create_task(_prove(pool, redis), name="prove servers")
-    stopping = asyncio.create_task(stop.wait(), name="stop")
-    try:
-        await asyncio.wait({proving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if proving.done():
-            proving.result()
-        return proving.done()
-    finally:
-        proving.cancel()
-        stopping.cancel()
-
-
-async def _once_proven(pool: asyncpg.Pool, loop: Loop) -> None:
-    """Write nothing to a Postgres that was away at the start until it is known to keep it."""
-    outage = Outage("postgres at start")
-    while True:
-        try:
-            findings = await check_postgres(pool)
-            break
-        except POSTGRES_AWAY as error:
-            await asyncio.sleep(outage.away(str(error) or type(error).__name__))
-    if findings:
-        raise StartRefused(findings)
-    await loop()
-
-
 def _keeps_up(session: Session) -> bool:
     """Whether what scooters say is kept as it comes: else silence proves nothing."""
     return session.connected and session.oldest_unsettled_s() < KEEPS_UP_S
@@ -242,27 +230,6 @@ async def _keep_loaded(refill: Refill) -> None:
         except ServerAway as error:
             wait_s = outage.away(error)
         await asyncio.sleep(wait_s)
-
-
-async def _prove(pool: asyncpg.Pool | None, redis: Redis) -> None:
-    """Wait for Redis; refuse to start on a Redis or Postgres that would lose data.
-
-    Postgres may be away: states live without it, and everything else waits.
-    """
-    outage = Outage("redis at start")
-    while True:
-        try:
-            findings = await check_redis(redis)
-            break
-        except REDIS_AWAY as error:
-            await asyncio.sleep(outage.away(str(error) or type(error).__name__))
-    if pool is not None:
-        try:
-            findings += await check_postgres(pool)
-        except POSTGRES_AWAY as error:
-            log.warning("starting without postgres", reason=str(error) or type(error).__name__)
-    if findings:
-        raise StartRefused(findings)
 
 
 async def _give_up(pool: asyncpg.Pool, stop: asyncio.Event) -> None:
