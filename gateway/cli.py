@@ -8,7 +8,14 @@ from devices.cli import devices, operators
 from devices.console.exits import EPILOG
 from devices.console.frame import Commands
 from devices.console.workshop import Workshop
-from gateway import cli_commanding, cli_ledger, cli_mending, cli_reading, cli_running
+from gateway import (
+    cli_commanding,
+    cli_deployment,
+    cli_ledger,
+    cli_mending,
+    cli_reading,
+    cli_running,
+)
 
 app = typer.Typer(
     cls=Commands,
@@ -28,6 +35,12 @@ _gateway.command("retire", short_help="End an instance that shall not come back.
 )
 
 app.command("demo", short_help="Run everything here, with a simulated fleet.")(cli_running.demo)
+app.command("setup", short_help="Make secrets, certificates and servers' configuration.")(
+    cli_deployment.setup
+)
+app.command("simulate", short_help="Let simulated scooters ride at a broker that runs.")(
+    cli_deployment.simulate
+)
 app.add_typer(_gateway, name="gateway", short_help="Run the gateway against given servers.")
 app.command("migrate", short_help="Bring the tables in Postgres up to date.")(cli_running.migrate)
 app.command("settings", short_help="List every setting, secrets masked.")(cli_running.settings)

@@ -171,7 +171,12 @@ def redis_serves(host: str, port: int, secret: str) -> bool:
 
 
 def reader_role(secret: str) -> str:
-    """SQL that makes the readers' login role or gives it this password; it may read nothing yet.
+    """SQL that makes the readers' login role or gives it this password; it may read nothing yet."""
+    return login_role(POSTGRES_READER, secret)
+
+
+def login_role(name: str, secret: str) -> str:
+    """SQL that makes a login role or gives it this password.
 
     The password is hashed here (RFC 5802), so that no statement in a log has it.
     """
@@ -183,10 +188,10 @@ def reader_role(secret: str) -> str:
         base64.b64encode(part).decode() for part in (salt, stored, server)
     )
     login = (
-        f"ROLE {POSTGRES_READER} LOGIN PASSWORD "
+        f"ROLE {name} LOGIN PASSWORD "
         f"'SCRAM-SHA-256${_SCRAM_ITERATIONS}:{salt_text}${stored_text}:{server_text}'"
     )
-    known = f"SELECT FROM pg_roles WHERE rolname = '{POSTGRES_READER}'"
+    known = f"SELECT FROM pg_roles WHERE rolname = '{name}'"
     either = f"IF EXISTS ({known}) THEN ALTER {login}; ELSE CREATE {login}; END IF;"
     return f"DO $do$ BEGIN {either} END $do$"
 
