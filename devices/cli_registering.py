@@ -74,9 +74,9 @@ def import_file(
 ) -> None:
     """Add every scooter of a file, as `add` does, and write a bundle for each.
 
-    Columns (or keys): id, and as wanted vehicle_id, vehicle_type, tags (with blanks between),
-    metadata.NAME. Rows that cannot be added are told with their line, the others are added,
-    and the exit code is 1. Run the same again after an interruption: what is done stays.
+    Columns (or keys): scooter_id, and as wanted vehicle_id, vehicle_type, tags (with blanks
+    between), metadata.NAME. Rows that cannot be added are told with their line, the others are
+    added, and the exit code is 1. Run the same again after an interruption: what is done stays.
 
     \b
     Example: scooter devices import scooters.csv --dry-run

@@ -14,7 +14,7 @@ from broker.errors import FleetError
 from devices.console.exits import Exit
 from devices.scooters import NewScooter
 
-FIELDS: Final = ("id", "vehicle_id", "vehicle_type", "tags", "metadata")
+FIELDS: Final = ("scooter_id", "vehicle_id", "vehicle_type", "tags", "metadata")
 """What a row may have; in CSV, `metadata.owner` is one column of the metadata."""
 
 _PLAIN: Final = FIELDS[:-1]
@@ -83,8 +83,10 @@ def _csv_rows(text: str, path: Path) -> Iterator[ImportRow]:
 
 def _columns(header: list[str], path: Path) -> list[str]:
     columns = [name.strip() for name in header]
-    if "id" not in columns:
-        raise UnreadableImport(f"{path}: the first line must name the columns, `id` among them")
+    if "scooter_id" not in columns:
+        raise UnreadableImport(
+            f"{path}: the first line must name the columns, `scooter_id` among them"
+        )
     for name in columns:
         if columns.count(name) > 1:
             raise UnreadableImport(f"{path}: the column {name!r} is there twice")
@@ -99,7 +101,7 @@ def _csv_row(line: int, columns: list[str], cells: list[str]) -> ImportRow:
     row = dict(zip(columns, (cell.strip() for cell in cells), strict=False))
     if len(cells) != len(columns):
         problem = Problem("row", f"{len(cells)} cells, but the header has {len(columns)}")
-        return ImportRow(line, row.get("id", ""), problems=(problem,))
+        return ImportRow(line, row.get("scooter_id", ""), problems=(problem,))
     metadata = {
         name.removeprefix(_METADATA): cell
         for name, cell in row.items()
@@ -146,7 +148,7 @@ def _row(line: int, row: Mapping[str, Any]) -> ImportRow:
     ]
     problems += [
         Problem(name, f"{name}: a text, not {row[name]!r}")
-        for name in ("id", "vehicle_id", "vehicle_type")
+        for name in ("scooter_id", "vehicle_id", "vehicle_type")
         if not isinstance(row.get(name, ""), str)
     ]
     tags = _tags(row.get("tags", ""))
@@ -154,7 +156,7 @@ def _row(line: int, row: Mapping[str, Any]) -> ImportRow:
         problems.append(Problem("tags", "tags: one text, or an array of texts"))
     if not isinstance(row.get("metadata", {}), dict):
         problems.append(Problem("metadata", "metadata: a JSON object"))
-    scooter_id = str(row.get("id", ""))
+    scooter_id = str(row.get("scooter_id", ""))
     if problems:
         return ImportRow(line, scooter_id, problems=tuple(problems))
     scooter = NewScooter(
@@ -189,7 +191,7 @@ def _field_of(scooter: NewScooter) -> str:
     """The field without which the same row would do, or do better."""
     named = NewScooter(scooter_id="any")
     alone = {
-        "id": NewScooter(scooter_id=scooter.scooter_id),
+        "scooter_id": NewScooter(scooter_id=scooter.scooter_id),
         "vehicle_id": replace(named, vehicle_id=scooter.vehicle_id),
         "vehicle_type": replace(named, vehicle_type=scooter.vehicle_type),
         "tags": replace(named, tags=scooter.tags),
@@ -210,7 +212,7 @@ def _unique(rows: Iterator[ImportRow]) -> Iterator[ImportRow]:
         same_id = ids.setdefault(row.scooter_id.lower(), row.line)
         same_vehicle = printed.setdefault(row.scooter.printed, row.line)
         if same_id != row.line:
-            problem = Problem("id", f"{row.scooter_id} is on line {same_id} already")
+            problem = Problem("scooter_id", f"{row.scooter_id} is on line {same_id} already")
         elif same_vehicle != row.line:
             problem = Problem(
                 "vehicle_id", f"{row.scooter.printed} is on line {same_vehicle} already"

@@ -30,7 +30,7 @@ _COLUMNS: Final = (
     *("presence", "last_seen_at", "firmware"),
 )
 _BRIEF: Final = ("scooter_id", "standing", "presence", "last_seen_at", "firmware", "tags")
-_EXPORTED: Final = ("id", "vehicle_id", "vehicle_type", "tags")
+_EXPORTED: Final = ("scooter_id", "vehicle_id", "vehicle_type", "tags")
 """The fields of a row to import, but for its metadata."""
 
 

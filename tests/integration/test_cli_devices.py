@@ -165,7 +165,7 @@ async def test_what_is_exported_can_be_imported(
     again = await run("devices", "export", "--json", **other)
 
     assert done.code == Exit.OK, done.err
-    assert [json.loads(line)["id"] for line in lines.lines] == ["SC-0001", "SC-0002"]
+    assert [json.loads(line)["scooter_id"] for line in lines.lines] == ["SC-0001", "SC-0002"]
     assert again.out == lines.out
 
 
@@ -174,7 +174,7 @@ async def test_a_partly_failed_import_names_lines_and_fields_and_adds_the_rest(
 ) -> None:
     file, out = tmp_path / "fleet.csv", tmp_path / "bundles"
     file.write_text(
-        "id,vehicle_id,tags,metadata.owner\n"
+        "scooter_id,vehicle_id,tags,metadata.owner\n"
         "SC-0001,A1,munich depot,ACME\n"
         "SC 0002,A2,,\n"
         "SC-0003,A1,,\n"
@@ -205,7 +205,7 @@ async def test_an_import_that_is_interrupted_goes_on_where_it_stopped(
 ) -> None:
     file, out = tmp_path / "fleet.csv", tmp_path / "bundles.jsonl"
     ids = [f"SC-{number:05d}" for number in range(8000)]
-    file.write_text("\n".join(["id", *ids]) + "\n")
+    file.write_text("\n".join(["scooter_id", *ids]) + "\n")
     arguments = ("devices", "import", str(file), "--out", str(out))
     process = await start(*arguments, **settings)
 

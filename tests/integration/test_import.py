@@ -88,7 +88,7 @@ async def test_each_row_has_its_result_and_bad_ones_harm_nobody(desk: Desk, tmp_
     await desk.provisioning.retire("SC-0003", by=BY)
     file = tmp_path / "fleet.csv"
     file.write_text(
-        "id,vehicle_id\nSC-0001,\nSC-0002,\nSC-0003,\nSC-0004,B-9\nsc-0001,B\nx,\nSC-0005,\n"
+        "scooter_id,vehicle_id\nSC-0001,\nSC-0002,\nSC-0003,\nSC-0004,B-9\nsc-0001,B\nx,\nSC-0005,\n"
     )
 
     expected = [

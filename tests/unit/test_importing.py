@@ -32,7 +32,7 @@ def problems_of(rows: list[ImportRow]) -> list[tuple[int, str]]:
 def test_a_csv_row_becomes_a_scooter(tmp_path: Path) -> None:
     (row,) = rows_of(
         tmp_path,
-        "id,vehicle_id,vehicle_type,tags,metadata.owner,metadata.lot\n"
+        "scooter_id,vehicle_id,vehicle_type,tags,metadata.owner,metadata.lot\n"
         'SC-0001,B-17,scooter_seated,"berlin, new",Ann,\n',
     )
 
@@ -46,7 +46,12 @@ def test_a_csv_row_becomes_a_scooter(tmp_path: Path) -> None:
 
 
 def test_json_lines_say_the_same(tmp_path: Path) -> None:
-    row = {"id": "SC-0001", "vehicle_id": "B-17", "tags": ["berlin"], "metadata": {"lot": 7}}
+    row = {
+        "scooter_id": "SC-0001",
+        "vehicle_id": "B-17",
+        "tags": ["berlin"],
+        "metadata": {"lot": 7},
+    }
     (found,) = rows_of(tmp_path, json.dumps({**row, "metadata.owner": "Ann"}), "fleet.jsonl")
 
     assert found.scooter == NewScooter(
@@ -55,7 +60,7 @@ def test_json_lines_say_the_same(tmp_path: Path) -> None:
 
 
 def test_the_id_is_enough(tmp_path: Path) -> None:
-    (row,) = rows_of(tmp_path, "id\nSC-0001\n")
+    (row,) = rows_of(tmp_path, "scooter_id\nSC-0001\n")
 
     assert row.scooter is not None
     assert row.scooter.printed == "SC-0001"
@@ -65,9 +70,9 @@ def test_the_id_is_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "\ufeffid,tags\r\nSC-0001,a\r\n\r\nSC-0002,b\r\n",
-        "id;tags\nSC-0001;a\n;\nSC-0002;b",
-        '{"id":"SC-0001","tags":"a"}\n\n{"id":"SC-0002","tags":["b"],"vehicle_id":null}\n',
+        "\ufeffscooter_id,tags\r\nSC-0001,a\r\n\r\nSC-0002,b\r\n",
+        "scooter_id;tags\nSC-0001;a\n;\nSC-0002;b",
+        '{"scooter_id":"SC-0001","tags":"a"}\n\n{"scooter_id":"SC-0002","tags":["b"],"vehicle_id":null}\n',
     ],
     ids=["excel", "semicolons", "json lines"],
 )
@@ -83,7 +88,7 @@ def test_files_as_programs_write_them_are_understood(text: str, tmp_path: Path) 
 def test_each_bad_row_tells_its_line_and_field(tmp_path: Path) -> None:
     rows = rows_of(
         tmp_path,
-        "id,vehicle_id,vehicle_type,tags\n"
+        "scooter_id,vehicle_id,vehicle_type,tags\n"
         "SC-0001,,,\n"
         "x,,,\n"
         'SC-0002,"a\nb",,\n'
@@ -96,13 +101,13 @@ def test_each_bad_row_tells_its_line_and_field(tmp_path: Path) -> None:
     )
 
     assert problems_of(rows) == [
-        (3, "id"),
+        (3, "scooter_id"),
         (4, "vehicle_id"),
         (6, "vehicle_type"),
         (7, "tags"),
         (8, "row"),
-        (9, "id"),
-        (10, "id"),
+        (9, "scooter_id"),
+        (10, "scooter_id"),
     ]
     assert [row.scooter_id for row in rows if row.scooter] == ["SC-0001", "SC-0006"]
 
@@ -110,13 +115,13 @@ def test_each_bad_row_tells_its_line_and_field(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "field"),
     [
-        ('{"id": 7}', "id"),
-        ('{"vehicle_id": "B-1"}', "id"),
-        ('{"id": "SC-0001", "tags": [7]}', "tags"),
-        ('{"id": "SC-0001", "metadata": "x"}', "metadata"),
-        ('{"id": "SC-0001", "metadata": {"x": "a\\u0000b"}}', "metadata"),
-        ('{"id": "SC-0001", "colour": "red"}', "colour"),
-        ('{"id": "SC-0001"', "row"),
+        ('{"scooter_id": 7}', "scooter_id"),
+        ('{"vehicle_id": "B-1"}', "scooter_id"),
+        ('{"scooter_id": "SC-0001", "tags": [7]}', "tags"),
+        ('{"scooter_id": "SC-0001", "metadata": "x"}', "metadata"),
+        ('{"scooter_id": "SC-0001", "metadata": {"x": "a\\u0000b"}}', "metadata"),
+        ('{"scooter_id": "SC-0001", "colour": "red"}', "colour"),
+        ('{"scooter_id": "SC-0001"', "row"),
         ("[1]", "row"),
     ],
 )
@@ -125,11 +130,11 @@ def test_each_bad_line_of_json_tells_its_field(text: str, field: str, tmp_path: 
 
 
 def test_of_two_rows_for_one_scooter_the_first_counts(tmp_path: Path) -> None:
-    rows = rows_of(tmp_path, "id,vehicle_id\nSC-0001,A\nsc-0001,B\nSC-0002,A\nSC-0003,C\n")
+    rows = rows_of(tmp_path, "scooter_id,vehicle_id\nSC-0001,A\nsc-0001,B\nSC-0002,A\nSC-0003,C\n")
 
     assert [row.problems for row in rows] == [
         (),
-        (Problem("id", "sc-0001 is on line 2 already"),),
+        (Problem("scooter_id", "sc-0001 is on line 2 already"),),
         (Problem("vehicle_id", "A is on line 2 already"),),
         (),
     ]
@@ -139,11 +144,11 @@ def test_of_two_rows_for_one_scooter_the_first_counts(tmp_path: Path) -> None:
     ("content", "told"),
     [
         (b"", "name the columns"),
-        (b"id\n", "no rows"),
-        (b"name\nSC-0001\n", "`id` among them"),
-        (b"id,id\nSC-0001,SC-0002\n", "'id' is there twice"),
-        (b"id,colour\nSC-0001,red\n", "no column 'colour'"),
-        (b"id\nSC-0001\n\xff\xfe\n", "line 3: not UTF-8"),
+        (b"scooter_id\n", "no rows"),
+        (b"name\nSC-0001\n", "`scooter_id` among them"),
+        (b"scooter_id,scooter_id\nSC-0001,SC-0002\n", "'scooter_id' is there twice"),
+        (b"scooter_id,colour\nSC-0001,red\n", "no column 'colour'"),
+        (b"scooter_id\nSC-0001\n\xff\xfe\n", "line 3: not UTF-8"),
         (b'id\n"SC-0001\n', "line 2"),
     ],
 )
@@ -177,10 +182,10 @@ def test_csv_and_json_lines_are_read_alike(
     folder = tmp_path_factory.mktemp("import")
     table = io.StringIO()
     writer = csv.writer(table)
-    writer.writerow(["id", "vehicle_id", "tags"])
+    writer.writerow(["scooter_id", "vehicle_id", "tags"])
     writer.writerows([name, vehicle, " ".join(tags)] for name, vehicle, tags in rows)
     lines = "".join(
-        json.dumps({"id": name, "vehicle_id": vehicle, "tags": tags}) + "\n"
+        json.dumps({"scooter_id": name, "vehicle_id": vehicle, "tags": tags}) + "\n"
         for name, vehicle, tags in rows
     )
 
