@@ -20,6 +20,9 @@ from gateway.commands.facts import Facts
 AHEAD_MAX_MS: Final = 30_000
 """How far an operator's clock may be ahead of ours."""
 
+LEFT_MIN_MS: Final = 1000
+"""A command is not sent in the last second of its time: the broker's expiry counts whole ones."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -115,9 +118,11 @@ def _check_time(request: Request, about: Circumstances, expires_ms: int) -> None
         raise CommandError(
             Refusal.CLOCK_AHEAD, f"at is {ahead_s:.0f} s ahead of our clock, at most 30"
         )
-    if expires_ms <= about.now_ms:
-        late_s = (about.now_ms - expires_ms) / 1000
-        raise CommandError(Refusal.EXPIRED, f"it came {late_s:.1f} s after its time was up")
+    left_ms = expires_ms - about.now_ms
+    if left_ms < LEFT_MIN_MS:
+        raise CommandError(
+            Refusal.EXPIRED, f"it came with {left_ms / 1000:.1f} s of its time left, at least 1"
+        )
 
 
 def _check_conditions(request: Request, rule: Rule, about: Circumstances) -> None:

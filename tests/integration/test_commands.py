@@ -13,6 +13,7 @@ from tests.commanding import (
     FakeScooter,
     Stage,
     is_silent,
+    succeeds,
     wall_ms,
 )
 from tests.eventually import eventually
@@ -262,3 +263,27 @@ async def test_a_request_that_waited_in_the_gateways_queue_is_not_carried_out(
             assert end["detail"].startswith("expired")
             await operator.ended(fresh, within_s=30.0)
         assert [each["command"] for each in scooter.commands if each["command"] == "unlock"] == []
+
+
+async def test_whoever_stands_by_carries_on_when_the_primary_is_gone(
+    stage: Stage, scooter_id: str
+) -> None:
+    shared = {"mqtt_shared": True}
+    await register(stage.postgres_url, [scooter_id])
+    await stage.grant()
+    async with (
+        stage.scooter(scooter_id, is_silent) as scooter,
+        stage.operator() as operator,
+    ):
+        async with stage.gateway(f"a-{scooter_id}", **shared) as first:
+            await scooter.born()
+            ref = await operator.ask(scooter_id, "lock")
+            await operator.until(ref, "sent", within_s=30.0)
+            assert first.value("gateway_primary") == 1
+        scooter.answer = succeeds
+        async with stage.gateway(f"b-{scooter_id}", **shared):
+            end = await operator.ended(ref, within_s=60.0)
+    assert end["status"] == "succeeded"
+    assert {each["request_id"] for each in scooter.commands} == {end["request_id"]}
+    assert [each["status"] for each in operator.replies][-1] == "succeeded"
+    assert await stage.moves(ref) == operator.story(ref)
