@@ -51,7 +51,7 @@ class Operator:
         self.replies: list[dict[str, Any]] = []
         self.properties: list[tuple[str, bytes | None]] = []
         """Topic and correlation data of each reply."""
-        self.refs: list[str] = []
+        self._asked: dict[str, tuple[bytes, str]] = {}
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Operator"]:
@@ -70,9 +70,14 @@ class Operator:
         """Ask until the broker has it; returns the ref."""
         ref = f"r{next(_numbers)}"
         body = {"ref": ref, "at": wall_ms(), "scooter_id": scooter_id, "command": command}
-        self.refs.append(ref)
-        await self.publish(orjson.dumps(body | members), login=login)
+        self._asked[ref] = orjson.dumps(body | members), login
+        await self.again(ref)
         return ref
+
+    async def again(self, ref: str) -> None:
+        """The same request once more, word by word."""
+        payload, login = self._asked[ref]
+        await self.publish(payload, login=login)
 
     async def publish(
         self, payload: bytes, *, login: str = KEY, retain: bool = False, **members: object
