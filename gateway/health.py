@@ -69,6 +69,7 @@ class _QuietHandler(WSGIRequestHandler):
 @contextmanager
 def serve_health(health: Health, metrics: Metrics, *, host: str, port: int) -> Iterator[int]:
     """Serve for as long as the block runs; gives the port, a free one for 0. Raises OSError."""
+    metrics.ready.set_function(lambda: health.ready()[0])
     metrics_app = make_wsgi_app(metrics.registry)
 
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:  # noqa: ANN401 - WSGI

@@ -25,6 +25,9 @@ class Metrics:
     def __init__(self) -> None:
         registry = CollectorRegistry(auto_describe=True)
         self.registry = registry
+        self.ready = Gauge(
+            "gateway_ready", "Whether /readyz says so: 1 or 0; a standby is not.", registry=registry
+        )
         self.received = Counter(
             "gateway_deliveries_received", "Deliveries read from the broker.", registry=registry
         )

@@ -33,8 +33,11 @@ def test_ready_names_what_is_missing(problem: str | None) -> None:
     health = Health()
     health.watch("telemetry session", lambda: problem)
 
-    with serve_health(health, Metrics(), host="127.0.0.1", port=0) as port:
+    metrics = Metrics()
+
+    with serve_health(health, metrics, host="127.0.0.1", port=0) as port:
         status, said = ask(port, "/readyz")
+        assert metrics.value("gateway_ready") == (problem is None)
 
     assert status == (200 if problem is None else 503)
     assert said["problems"] == ({} if problem is None else {"telemetry session": problem})
