@@ -41,7 +41,7 @@ async def give(order: Order, key: OperatorKey, *, now_ms: Callable[[], int] = wa
         asking = Asking(order, key, view=_view(order, stack), now_ms=now_ms)
         try:
             await asking.run()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ExceptionGroup):
             stack.close()
             tell_interrupted(asking.errands)
             raise

@@ -167,7 +167,8 @@ class OperatorLine:
         if is_first:
             raise CommandFailed(f"no broker for {key.login} at {key.host}:{key.port}: {error}")
         self._losses += 1
-        if code == _TAKEN_OVER or self._losses == _LOSSES:
+        is_taken_over = code == _TAKEN_OVER and self._losses > 1  # once may be a revocation
+        if is_taken_over or self._losses == _LOSSES:
             talk(f"somebody else seems to use {key.login}: one key has one connection")
         elif self._losses == 1:
             talk(f"the connection is lost ({error}); trying again")

@@ -103,7 +103,9 @@ def tell_many(order: Order, errands: Sequence[Errand], tally: Tally, *, took_s: 
 
 
 def tell_interrupted(errands: Sequence[Errand]) -> None:
-    """What goes on without us, and how to hear of it."""
+    """What goes on without us, and how to hear of it; nothing where nothing was asked for."""
+    if not any(each.payload for each in errands):
+        return
     asked = [each for each in errands if each.payload and not each.outcome_is_final]
     if len(asked) == 1:
         (one,) = asked

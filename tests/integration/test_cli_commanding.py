@@ -8,7 +8,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from devices.console.exits import Exit
+from devices.console.exits import CommandFailed, Exit
+from gateway.console.commanding import give, wall_ms
+from gateway.console.commanding_order import Order
+from gateway.console.operator_key import read_key
 from gateway.local.servers import Servers
 from gateway.storage.migrate import migrate
 from tests.command_line import Ended
@@ -226,6 +229,40 @@ async def test_a_lost_connection_is_made_again_and_no_reply_is_missed(place: Tow
     assert ended.code == Exit.OK, ended.err
     assert statuses(ended) == ["sent", "received", "succeeded"]
     assert (await place.story(ONE))[0] == "queued"
+
+
+async def test_a_key_that_is_revoked_while_it_waits_is_told(place: Town) -> None:
+    await place.key()
+    await place.bundles(ONE)
+    await place.sleeps(ONE)
+    waiting = await place.start(
+        "set-speed-limit", ONE, "--kmh", "20", "--json", "--key", str(place.bundle())
+    )
+    request_id = orjson.loads(await prints(waiting, '"queued"'))["request_id"]
+    await place.desk.keys.revoke_key(KEY, by=BY)
+    ended = await place.end(waiting)
+
+    assert ended.code == Exit.REFUSED
+    assert "the broker refuses alice.laptop" in last_words(ended)
+    assert f"scooter commands follow {request_id}" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "said"), [(90, "90 s ahead of the gateway's"), (-90, "90 s behind the gateway's")]
+)
+async def test_a_wrong_clock_is_told(
+    place: Town, capsys: pytest.CaptureFixture[str], ahead_s: int, said: str
+) -> None:
+    key = read_key(await place.key())
+    await place.bundles(ONE)
+    await place.gateway.knows(1)
+    order = Order(command="lock", scooter_ids=[ONE])
+
+    with pytest.raises(CommandFailed) as failed:
+        await give(order, key, now_ms=lambda: wall_ms() + ahead_s * 1000)
+
+    assert failed.value.exit_code == Exit.REFUSED
+    assert f"this machine's clock is {said}" in capsys.readouterr().err
 
 
 async def test_a_thousand_commands_to_a_thousand_scooters_complete(place: Town) -> None:
