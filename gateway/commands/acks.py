@@ -19,6 +19,7 @@ from gateway.commands.open_commands import OpenCommands
 from gateway.commands.sending import RETRY_S
 from gateway.links.delivery import Delivery
 from gateway.metrics import Metrics
+from gateway.outage import Outage
 from gateway.storage.postgres import AWAY, transaction
 from gateway.telemetry.entries import Entry, reject
 from gateway.telemetry.state_store import Advanced
@@ -99,6 +100,7 @@ class Acks:
         self._open = open_commands
         self._replies_wanted = replies_wanted
         self._metrics = metrics
+        self._outage = Outage("ledger, so acks wait in redis")
 
     async def foreign(self, acks: Sequence[ScooterAck]) -> frozenset[tuple[str, str]]:
         """Scooter and request_id of those that answer nothing the scooter was sent.
@@ -123,8 +125,10 @@ class Acks:
             async with asyncio.timeout(RECORD_WITHIN_S):
                 await self._move(acks)
         except AWAY as error:
-            log.warning("acks wait in redis", acks=len(acks), reason=type(error).__name__)
+            self._outage.away(str(error) or type(error).__name__)
             await self._stream.append(acks)
+        else:
+            self._outage.back()
 
     async def drain(self) -> bool:
         """Take what waits in Redis into Postgres; whether there may be more.

@@ -21,6 +21,7 @@ from gateway.commands.wishes import Asker, NoWish, Wish
 from gateway.errors import GatewayError
 from gateway.links.delivery import Delivery
 from gateway.metrics import Metrics
+from gateway.outage import Outage
 from gateway.storage.postgres import AWAY, transaction
 
 log = structlog.get_logger()
@@ -59,6 +60,7 @@ class Requests:
         self._replies_wanted = replies_wanted
         self._metrics = metrics
         self._doubtful: dict[str, None] = {}
+        self._outage = Outage("ledger, so requests are refused")
 
     async def accept(self, deliveries: Sequence[Delivery]) -> list[str | None]:
         """Record each; returns the reason why one is a reject, None where it is a request.
@@ -142,11 +144,12 @@ class Requests:
                         if attempt == _RACES - 1:
                             raise
         except AWAY as error:
-            log.warning("requests refused: no ledger", reason=str(error) or type(error).__name__)
+            self._outage.away(str(error) or type(error).__name__)
             if isinstance(result, Recorded):  # the commit may have come through
                 self._doubtful |= {each.request_id: None for each in result.opened}
             await self._refuse_aloud(refused)
             return None
+        self._outage.back()
         self._replies_wanted.set()
         return result
 
