@@ -178,4 +178,6 @@ def _say_bad(order: Order, bad: list[Errand], total: int) -> str:
     said = f"{order.command} of {one.scooter_id}: {one.outcome}"
     if one.exit is Exit.TIMED_OUT:
         said += ": whether it was carried out is not known"
-    return f"{said} ({one.detail})" if one.detail else said
+    if one.detail:
+        said += f" ({one.detail})"
+    return f"{said}; its request id is {one.request_id}" if one.request_id else said

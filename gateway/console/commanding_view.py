@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from devices.console.output import print_json_line, print_table, printable, talk, write
@@ -118,7 +118,9 @@ def tell_interrupted(errands: Sequence[Errand]) -> None:
                 f"`scooter commands follow {one.request_id}` tells its end"
             )
     elif asked:
-        since = rfc3339(datetime.fromtimestamp(min(each.asked_ms for each in asked) / 1000, UTC))
+        # The ledger's clock may be behind ours.
+        began = datetime.fromtimestamp(min(each.asked_ms for each in asked) / 1000, UTC)
+        since = rfc3339(began - timedelta(minutes=1))
         talk(
             f"interrupted: {len(asked)} commands go on without you; "
             f"`scooter commands list --since {since}` tells of them"

@@ -146,12 +146,13 @@ async def test_a_key_is_kept_privately_remembered_and_worthless_once_revoked(pla
 async def test_without_a_gateway_it_says_so_waits_for_the_ttl_and_does_not_know(
     place: Town,
 ) -> None:
-    await place.key()
+    keys = [str(await place.key()), str(await place.key("bob.desk"))]
     await place.gateway.terminate()
-    key = ("--key", str(place.bundle()))
 
-    person = await place.scooter("lock", ONE, "--ttl", "1s", *key)
-    program = await place.scooter("lock", ONE, "--ttl", "1s", "--json", *key)
+    person, program = await asyncio.gather(
+        place.scooter("lock", ONE, "--ttl", "1s", "--key", keys[0]),
+        place.scooter("lock", ONE, "--ttl", "1s", "--json", "--key", keys[1]),
+    )
 
     assert person.code == program.code == Exit.TIMED_OUT
     assert "no gateway answers (gateway-1 is offline); waiting up to" in person.err
