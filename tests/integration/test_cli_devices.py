@@ -191,7 +191,7 @@ async def test_a_partly_failed_import_names_lines_and_fields_and_adds_the_rest(
     assert (dry.json["counts"]["added"], dry.json["dry_run"]) == (2, True)
     assert done.code == Exit.FAILED
     assert [line.split()[0] for line in done.lines] == ["line", "3", "4"]
-    assert "invalid  id " in done.lines[1]
+    assert "invalid  scooter_id " in done.lines[1]
     assert "invalid  vehicle_id " in done.lines[2]
     assert "2 of 4 rows were not imported" in done.err
     assert again.json["counts"]["unchanged"] == 2

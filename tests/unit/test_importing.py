@@ -149,7 +149,7 @@ def test_of_two_rows_for_one_scooter_the_first_counts(tmp_path: Path) -> None:
         (b"scooter_id,scooter_id\nSC-0001,SC-0002\n", "'scooter_id' is there twice"),
         (b"scooter_id,colour\nSC-0001,red\n", "no column 'colour'"),
         (b"scooter_id\nSC-0001\n\xff\xfe\n", "line 3: not UTF-8"),
-        (b'id\n"SC-0001\n', "line 2"),
+        (b'scooter_id\n"SC-0001\n', "line 2"),
     ],
 )
 def test_a_file_that_is_no_import_is_told_as_a_whole(
