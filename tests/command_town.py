@@ -130,6 +130,15 @@ class Town:
             await client.publish(topic, orjson.dumps(body), qos=1)
             await self.known(scooter_id, presence="sleeping")
 
+    async def recorded(self, count: int) -> int:
+        """Until the ledger has at least so many commands; how many it has then."""
+
+        async def probe() -> int | None:
+            found: int = await self.desk.pool.fetchval("SELECT count(*) FROM commands")
+            return found if found >= count else None
+
+        return await eventually(probe, within_s=60, what=f"{count} commands")
+
     async def story(self, scooter_id: str) -> list[str]:
         """The moves of all its commands, in the ledger's order."""
         async with asyncpg.create_pool(
@@ -184,8 +193,11 @@ async def town(servers: Servers, postgres_url: str, folder: Path) -> AsyncIterat
 @asynccontextmanager
 async def crowd(
     servers: Servers, ids: Iterable[str], *, silent: frozenset[str] = frozenset()
-) -> AsyncIterator[None]:
-    """Scooters on one connection that do what they are told; the `silent` never answer."""
+) -> AsyncIterator[list[str]]:
+    """Scooters on one connection that do what they are told; the `silent` never answer.
+
+    Yields a list of who was sent a command, once for each that was new to it.
+    """
     async with aiomqtt.Client(
         servers.mqtt_host, servers.mqtt_port, username=LOAD.username, password=LOAD.password
     ) as client:
@@ -195,20 +207,25 @@ async def crowd(
             body = {"s": "online", "boot": 1, "conn": 1, "up": 60_000}
             topic = topics.uplink(each, Uplink.STATUS)
             await client.publish(topic, orjson.dumps(body), qos=1)
-        answering = asyncio.create_task(_answer(client, silent))
+        sent: list[str] = []
+        answering = asyncio.create_task(_answer(client, silent, sent))
         try:
-            yield
+            yield sent
         finally:
             answering.cancel()
             await asyncio.gather(answering, return_exceptions=True)
 
 
-async def _answer(client: aiomqtt.Client, silent: frozenset[str]) -> None:
+async def _answer(client: aiomqtt.Client, silent: frozenset[str], sent: list[str]) -> None:
+    known: set[str] = set()
     async for message in client.messages:
         scooter_id = message.topic.value.split("/")[1]
         if scooter_id in silent or not isinstance(message.payload, bytes):
             continue
         request_id = orjson.loads(message.payload)["request_id"]
+        if request_id not in known:
+            known.add(request_id)
+            sent.append(scooter_id)
         for status in ("received", "success"):
             ack: Mapping[str, Any] = {"request_id": request_id, "status": status, "boot": 1}
             await client.publish(topics.uplink(scooter_id, Uplink.ACKS), orjson.dumps(ack), qos=1)

@@ -2,7 +2,9 @@
 
 import asyncio
 import stat
+from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -17,6 +19,7 @@ from gateway.storage.migrate import migrate
 from tests.command_line import Ended
 from tests.command_town import KEY, Town, crowd, interrupt, prints, says, town
 from tests.desk import BY
+from tests.proxy import Proxy
 from tests.registration import register
 
 pytestmark = pytest.mark.timeout(300)  # many processes, one after the other
@@ -230,6 +233,30 @@ async def test_a_lost_connection_is_made_again_and_no_reply_is_missed(place: Tow
     assert ended.code == Exit.OK, ended.err
     assert statuses(ended) == ["sent", "received", "succeeded"]
     assert (await place.story(ONE))[0] == "queued"
+
+
+async def test_requests_cut_off_anywhere_are_asked_again_and_carried_out_once(
+    place: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = [f"T-{number:04d}" for number in range(60)]
+    key = read_key(await place.key())
+    await register(place.desk.address.postgres_url, ids)
+    await place.gateway.knows(len(ids))
+    async with Proxy(key.host, key.port) as proxy, crowd(place.servers, ids) as sent:
+        await place.known(ids[-1], presence="online")
+        order = Order(command="lock", scooter_ids=ids, rate=50, at_once=10)
+        giving = asyncio.create_task(give(order, replace(key, port=proxy.port)))
+        for recorded in (5, 20, 40):
+            await place.recorded(recorded)
+            proxy.cut()
+        async with asyncio.timeout(100):
+            await giving
+        connections = proxy.connections
+
+    assert connections >= 4
+    assert Counter(sent) == dict.fromkeys(ids, 1)
+    assert await place.recorded(len(ids)) == len(ids)
+    assert "the connection is lost" in capsys.readouterr().err
 
 
 async def test_a_key_that_is_revoked_while_it_waits_is_told(place: Town) -> None:
