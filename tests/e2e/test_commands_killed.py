@@ -134,14 +134,14 @@ class Scene:
                 self.scooter.finish()
             else:
                 ref = await self.operator.ask("SC-0001", "unlock", ttl=ttl_s)
-            await eventually(self._waits, within_s=30, what="the gateway to wait for a row")
+            await eventually(self.waits, within_s=30, what="the gateway to wait for a row")
             await self.gateway.kill()
         return ref
 
     async def _reached(self) -> bool:
         return self.gate.reached.is_set()
 
-    async def _waits(self) -> bool:
+    async def waits(self) -> bool:
         rows = await self.system.ask(
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
             "AND application_name = 'scooter-gateway'"
@@ -206,6 +206,35 @@ async def test_killed_and_back_after_the_ttl_it_sends_nothing_any_more(
     assert end["status"] in ("refused", "timed_out", "expired", "succeeded")
     await assert_sound(scene.system, scene.operator, [scene.scooter])
     assert len(scene.scooter.heard) == heard
+
+
+async def test_frozen_before_the_row_it_wakes_up_after_the_ttl_and_sends_nothing(
+    scene: Scene,
+) -> None:
+    async with _locked(scene.system, "commands"):
+        asked_ms = wall_ms()
+        ref = await scene.operator.ask("SC-0001", "unlock", ttl=SHORT_TTL_S)
+        await eventually(scene.waits, within_s=30, what="the gateway to wait for a row")
+        scene.gateway.pause()
+    await past(asked_ms + SHORT_TTL_S * 1000 + 500)
+    scene.gateway.resume()
+    await scene.operator.until(ref)
+    await assert_sound(scene.system, scene.operator, [scene.scooter])
+    assert scene.scooter.heard == []
+
+
+async def test_a_publish_that_reaches_the_broker_after_the_ttl_is_not_obeyed(
+    scene: Scene,
+) -> None:
+    scene.gate.hold(_publishes("/downlink", "/commands", is_up=True))
+    asked_ms = wall_ms()
+    ref = await scene.operator.ask("SC-0001", "unlock", ttl=SHORT_TTL_S)
+    await past(asked_ms + SHORT_TTL_S * 1000 + 500)
+    scene.gate.release()
+    await scene.operator.until(ref)
+    await assert_sound(scene.system, scene.operator, [scene.scooter])
+    assert scene.scooter.executed == []
+    assert {error for _, error in scene.scooter.refused} <= {"expired"}
 
 
 async def test_a_request_that_waited_ten_minutes_for_the_gateway_is_refused(scene: Scene) -> None:
