@@ -63,12 +63,18 @@ _OUTCOMES_NAME: Final = "gateway_deliveries_total"
 
 
 class GatewayProcess:
-    """`scooter gateway` with these settings, `snapshot_period_s` style; its log in a file."""
+    """`scooter gateway` with these settings, `snapshot_period_s` style; its log in a file.
 
-    def __init__(self, settings: Mapping[str, Any], *, log_file: Path) -> None:
+    `code` is the folder of another release than this one.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, Any], *, log_file: Path, code: Path | None = None
+    ) -> None:
         self._settings = {"log_format": "json", "env_file": "/nonexistent", **settings}
         self._page = f"http://127.0.0.1:{settings['metrics_port']}"
         self.log_file = log_file
+        self._code = code
         self._process: asyncio.subprocess.Process | None = None
         self.last_page: Page | None = None
 
@@ -79,6 +85,7 @@ class GatewayProcess:
                 # It must not outlive a test run that is killed.
                 *("setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "gateway", "gateway"),
                 env=environment(self._settings),
+                cwd=self._code,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

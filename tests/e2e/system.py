@@ -57,8 +57,10 @@ class System:
     def mqtt_port(self) -> int:
         return self.servers.mqtt_port
 
-    async def gateway(self, instance: str = "gateway-1", **settings: object) -> GatewayProcess:
-        """Start one; wait for `ready()` yourself."""
+    async def gateway(
+        self, instance: str = "gateway-1", *, code: Path | None = None, **settings: object
+    ) -> GatewayProcess:
+        """Start one, of another release if `code` is its folder; wait for `ready()` yourself."""
         servers = self.servers
         number = len(self.gateways)
         process = GatewayProcess(
@@ -76,6 +78,7 @@ class System:
                 **settings,
             },
             log_file=self._folder / f"gateway-{number}.log",
+            code=code,
         )
         self.gateways.append(process)
         return await process.start()
