@@ -14,6 +14,7 @@ import uvloop
 from rich.console import Console
 
 from gateway.errors import GatewayError
+from tests.benchmarks.commands import measure_commands
 from tests.benchmarks.growth import measure_growth, plot_growth
 from tests.benchmarks.latency import measure_latency
 from tests.benchmarks.machine import busy, describe_machine
@@ -29,6 +30,7 @@ FOLDER: Final = Path(".bench")
 SCENES: Final[dict[str, Callable[[Scene], Awaitable[None]]]] = {
     "throughput": measure_throughput,
     "latency": measure_latency,
+    "commands": measure_commands,
     "sharing": measure_sharing,
     "growth": measure_growth,
     "snapshots": measure_snapshots,

@@ -21,6 +21,7 @@ from tests.benchmarks.child import BenchmarkFailed, Child, publisher
 from tests.benchmarks.load import BOOT, Load
 from tests.certificates import Authority
 from tests.command_line import environment
+from tests.e2e.commanding import admit, grant
 from tests.eventually import eventually
 from tests.gateway_process import GatewayProcess, Page
 from tests.registration import register
@@ -195,6 +196,12 @@ class Stage:
             self._registered |= new
         for process in ours:
             await process.knows(len(self._registered))
+
+    async def admit(self, ids: Sequence[str]) -> None:
+        """Scooters that are commanded, and an operator's key for it; before a gateway starts."""
+        await admit(self.servers.postgres_url, ids)
+        await grant(self.servers.postgres_url)
+        self._registered |= set(ids)
 
     async def wait_for(self, is_there: Callable[[], Awaitable[bool]]) -> None:
         """Look every 10 ms; raises BenchmarkFailed after a minute."""

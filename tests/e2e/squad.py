@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from devices.contract import topics
@@ -14,10 +14,16 @@ from tests.wire import Message, Wire, connect, publish_packet, subscribe
 
 
 class Squad:
-    """`scooters` by id; each has one birth and one report to say when it comes `online`."""
+    """`scooters` by id; each has one birth and one report to say when it comes `online`.
 
-    def __init__(self, scooters: Iterable[Scooter]) -> None:
+    `commanded` is told of each command, and to whom, before it is obeyed.
+    """
+
+    def __init__(
+        self, scooters: Iterable[Scooter], *, commanded: Callable[[str], None] | None = None
+    ) -> None:
         self.scooters = {each.scooter_id: each for each in scooters}
+        self._commanded = commanded
         self._wire = Wire(self._took, self._heard)
         self._waiting: deque[Message] = deque()
         self._in_flight: set[int] = set()
@@ -47,6 +53,8 @@ class Squad:
 
     def _heard(self, topic: str, payload: bytes) -> None:
         scooter = self.scooters[topic.split("/")[1]]
+        if self._commanded is not None:
+            self._commanded(scooter.scooter_id)
         scooter.hear(payload, retained=False)
         self._collect(scooter)
         self._flush()
