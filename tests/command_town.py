@@ -22,6 +22,7 @@ from devices.registry import NewScooter
 from devices.simulator.plan import Broker, FleetPlan, Mishaps
 from devices.simulator.scooter import run_fleet
 from gateway.local.servers import Servers, free_port
+from gateway.storage.migrate import migrate
 from tests.accounts import LOAD
 from tests.command_line import Ended, start
 from tests.desk import BY, FLEET_SECRET, Address, Desk, open_desk
@@ -157,8 +158,10 @@ def _command_line(pid: int) -> str:
 
 
 @asynccontextmanager
-async def town(servers: Servers, postgres_url: str, folder: Path) -> AsyncIterator[Town]:
+async def town(servers: Servers, folder: Path) -> AsyncIterator[Town]:
     """A gateway that is ready, and nobody else yet."""
+    postgres_url = servers.postgres_url
+    await migrate(postgres_url)
     address = Address(
         port=servers.mqtt_port,
         scooters_port=servers.mqtt_scooters_port,
@@ -254,3 +257,13 @@ async def prints(process: asyncio.subprocess.Process, text: str) -> str:
             if text in line:
                 return line
     raise AssertionError(f"it ended without {text!r}")
+
+
+def statuses(ended: Ended) -> list[str]:
+    """Of the moves that `--json` printed."""
+    return [line["status"] for line in map(orjson.loads, ended.lines)]
+
+
+def last_words(ended: Ended) -> str:
+    """The last line on standard error."""
+    return ended.err.strip().splitlines()[-1]
