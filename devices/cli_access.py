@@ -2,10 +2,15 @@
 
 # ruff: noqa: PLC0415 - a command imports what it needs, so that `--help` stays quick
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from devices.console.frame import Json, Yes, confirm, run
 from devices.console.options import By, Out, Reason, ScooterIds, actor, named
+
+if TYPE_CHECKING:
+    from devices.ending import Ending
 
 
 def suspend(
@@ -24,9 +29,9 @@ def suspend(
     \b
     Example: scooter devices suspend SC-0001 --reason 'stolen?'
     """
-    from devices.console import access
+    from devices.ending import SUSPEND
 
-    run(access.suspend(ctx.obj(), scooter_ids, reason=reason, by=actor(by), as_json=as_json))
+    _end(ctx, "suspending", scooter_ids, SUSPEND, reason=reason, by=by, as_json=as_json)
 
 
 def resume(
@@ -87,9 +92,9 @@ def revoke(
     Example: scooter devices revoke SC-0001 --reason 'secret leaked'
     """
     confirm(f"End the access of {named(scooter_ids)}? Its secret becomes worthless.", yes=yes)
-    from devices.console import access
+    from devices.ending import REVOKE
 
-    run(access.revoke(ctx.obj(), scooter_ids, reason=reason, by=actor(by), as_json=as_json))
+    _end(ctx, "revoking", scooter_ids, REVOKE, reason=reason, by=by, as_json=as_json)
 
 
 def retire(
@@ -110,6 +115,24 @@ def retire(
     Example: scooter devices retire SC-0001 --reason scrapped
     """
     confirm(f"Retire {named(scooter_ids)} for ever?", yes=yes)
+    from devices.ending import RETIRE
+
+    _end(ctx, "retiring", scooter_ids, RETIRE, reason=reason, by=by, as_json=as_json)
+
+
+def _end(
+    ctx: typer.Context,
+    what: str,
+    scooter_ids: list[str],
+    ending: "Ending",
+    *,
+    reason: str | None,
+    by: str | None,
+    as_json: bool,
+) -> None:
     from devices.console import access
 
-    run(access.retire(ctx.obj(), scooter_ids, reason=reason, by=actor(by), as_json=as_json))
+    done = access.end(
+        ctx.obj(), what, scooter_ids, ending, reason=reason, by=actor(by), as_json=as_json
+    )
+    run(done)

@@ -1,15 +1,17 @@
 """Operators' keys: a named login each, made, replaced and ended like a scooter's credential."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.accounts import new_secret, secret_hash
 from broker.admission import Admitted, Broker, Ended
+from broker.errors import FleetError
 from devices.bundle import Bundle, BundleFacts, operator_bundle
 from devices.bundle_places import Place
-from devices.gate import Gate
+from devices.gate import Gate, Out
 from devices.operators import Operators, parse_login
-from devices.refusals import Refused, unfinished
+from devices.refusals import Refused, raise_all, short, unfinished
 from devices.registry import Registry
 
 
@@ -95,20 +97,26 @@ class Keys:
         )
 
     async def _put_out(self, logins: list[str], *, by: str, reason: str | None) -> KeyChange:
-        named = ", ".join(logins) or "No key of this operator"
-        with unfinished(
-            f"{named}: out of the registry, and the gateway refuses what it asks; but it is not "
-            "proved that the broker keeps it out."
-        ):
+        with unfinished(_doubt(logins)):
             async with self._registry.locked():
+                back = await self._registry.logins(logins)
                 admitted = await self._gate.admit(by=by)
-            ended = [
-                await self._gate.put_out(login, kind="key", admitted=admitted, by=by, reason=reason)
-                for login in logins
-            ]
-        return KeyChange(
-            logins=tuple(logins), admitted=admitted, ended=tuple(each for each, _ in ended)
+        if back:
+            raise Refused(f"{short(list(back))}: made again meanwhile, by another command.")
+        outcomes = self._gate.put_out(
+            logins, doubt=_doubt, kind="key", admitted=admitted, by=by, reason=reason
         )
+        found = [each async for each in outcomes]
+        raise_all([each for each in found if isinstance(each, FleetError)])
+        ended = tuple(each.ended for each in found if isinstance(each, Out))
+        return KeyChange(logins=tuple(logins), admitted=admitted, ended=ended)
+
+
+def _doubt(logins: Sequence[str]) -> str:
+    return (
+        f"{short(logins) or 'No key of this operator'}: out of the registry, and the gateway "
+        "refuses what it asks; but it is not proved that the broker keeps it out."
+    )
 
 
 def _what_if_away(login: str, place: Place | None) -> tuple[str, str]:

@@ -1,42 +1,19 @@
 """Provisioning: register → credential → admit at the broker → hand over once; and its undoing."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
+from collections.abc import AsyncGenerator, Sequence
 
-from broker.admission import Admitted, Broker, Ended
+from broker.admission import Broker
+from broker.errors import FleetError
 from devices.bundle import Bundle, BundleFacts
 from devices.bundle_places import NotKept, Place
-from devices.gate import Gate
+from devices.change import Change
+from devices.ending import RETIRE, REVOKE, SUSPEND, Ending, end_access
+from devices.gate import Forget, Gate
 from devices.issuing import bundles_that_match, issue
 from devices.refusals import Refused, unfinished, why_known
 from devices.registry import Registry, UnknownScooter
 from devices.scooters import NewScooter, Scooter
 from devices.standing import Standing, StandingError
-
-REVOKE: Final = "revoke"
-"""How the audit tells a suspension that is to remove the credential too."""
-
-Forget = Callable[[str], Awaitable[object]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """What a verb did to one scooter, and its evidence; None for a step that it does not have."""
-
-    scooter: Scooter
-    """As it stands now."""
-    bundle: Bundle | None = field(default=None, repr=False)
-    """To print, once, where no place was given: then call `handed_over`."""
-    bundle_at: Path | None = None
-    """Where the bundle is, where a place was given."""
-    admitted: Admitted | None = None
-    """The broker proved that it lets in exactly the registry's logins."""
-    ended: Ended | None = None
-    """The live session was taken over, and what was seen then."""
-    forgotten: object = None
-    """What `forget` answered (retire)."""
 
 
 class Provisioning:
@@ -73,13 +50,12 @@ class Provisioning:
         async with self.registry.locked():
             found = await self.registry.get(scooter.scooter_id)
             if found is not None and await self._is_half_done(found, place):
-                return await self._let_in(found, None, by=by, place=place)
+                return await self._let_in(found.scooter_id, None, by=by, place=place)
             if found is not None and (reason := why_known(found)):
                 raise Refused(reason)
             register = [] if found else [scooter]
             bundle = await self._issue(scooter.scooter_id, 1, register, by=by, place=place)
-            added = await self._known(scooter.scooter_id)
-            return await self._let_in(added, bundle, by=by, place=place)
+            return await self._let_in(scooter.scooter_id, bundle, by=by, place=place)
 
     async def handed_over(self, change: Change, *, by: str) -> Scooter:
         """The printed secret has reached somebody: from registered to active.
@@ -108,13 +84,11 @@ class Provisioning:
             if found.standing is Standing.RETIRED:
                 raise StandingError(scooter_id, found.standing, "it gets no credential any more")
             bundle = await self._issue_instead(found, by=by, place=place)
-            rotated = await self._known(scooter_id)
-            return await self._let_in(rotated, bundle, by=by, place=place, ends=True)
+            return await self._let_in(scooter_id, bundle, by=by, place=place, ends=True)
 
     async def suspend(self, scooter_id: str, *, by: str, reason: str | None = None) -> Change:
         """Keep it out for now: its credential stays, and `resume` lets the same one in again."""
-        await self.registry.set_standing(scooter_id, Standing.SUSPENDED, by=by, reason=reason)
-        return await self._put_out(scooter_id, by=by, reason=reason)
+        return await self._end(scooter_id, SUSPEND, by=by, reason=reason)
 
     async def resume(self, scooter_id: str, *, by: str, reason: str | None = None) -> Change:
         """Let a suspended scooter in again, as what it was; repeating it changes nothing.
@@ -131,21 +105,36 @@ class Provisioning:
                 await self.registry.set_standing(scooter_id, before, by=by, reason=reason)
             with unfinished(f"{scooter_id} is {before} again, but may not get in yet."):
                 admitted = await self.gate.admit(by=by)
-            return Change(scooter=await self._known(scooter_id), admitted=admitted)
+                return Change(scooter=await self._known(scooter_id), admitted=admitted)
 
     async def revoke(self, scooter_id: str, *, by: str, reason: str | None = None) -> Change:
         """Remove its credential for good and suspend it: only `rotate` and `resume` undo that."""
-        # In the transaction that suspends it, so that `reconcile` knows what was meant.
-        meant = f"{REVOKE}: {reason}" if reason else REVOKE
-        if (await self._known(scooter_id)).standing is Standing.SUSPENDED:
-            await self.registry.audit(REVOKE, scooter_id, by=by, reason=reason)
-        await self.registry.set_standing(scooter_id, Standing.SUSPENDED, by=by, reason=meant)
-        return await self._put_out(scooter_id, by=by, reason=reason, removes_credential=True)
+        return await self._end(scooter_id, REVOKE, by=by, reason=reason)
 
     async def retire(self, scooter_id: str, *, by: str, reason: str | None = None) -> Change:
         """End of life: out for ever, without a credential, and what is known live forgotten."""
-        await self.registry.set_standing(scooter_id, Standing.RETIRED, by=by, reason=reason)
-        return await self._put_out(scooter_id, by=by, reason=reason, forget=self.forget)
+        return await self._end(scooter_id, RETIRE, by=by, reason=reason)
+
+    def end_access(
+        self, scooter_ids: Sequence[str], ending: Ending, *, by: str, reason: str | None = None
+    ) -> AsyncGenerator[Change | FleetError, None]:
+        """Suspend, revoke or retire many: see `ending.end_access`."""
+        return end_access(
+            self.registry,
+            self.gate,
+            scooter_ids,
+            ending,
+            by=by,
+            reason=reason,
+            forget=self.forget,
+        )
+
+    async def _end(self, scooter_id: str, ending: Ending, *, by: str, reason: str | None) -> Change:
+        outcomes = self.end_access([scooter_id], ending, by=by, reason=reason)
+        (outcome,) = [each async for each in outcomes]
+        if isinstance(outcome, FleetError):
+            raise outcome
+        return outcome
 
     async def _known(self, scooter_id: str) -> Scooter:
         found = await self.registry.get(scooter_id)
@@ -157,7 +146,7 @@ class Provisioning:
         """Whether its bundle is in `place` already, and only the end of `add` is missing."""
         if place is None or found.standing is not Standing.REGISTERED:
             return False
-        logins = await self.registry.logins()
+        logins = await self.registry.logins([found.scooter_id])
         return bool(bundles_that_match(place, [found.scooter_id], logins))
 
     async def _issue(
@@ -197,7 +186,7 @@ class Provisioning:
 
     async def _let_in(
         self,
-        scooter: Scooter,
+        scooter_id: str,
         bundle: Bundle | None,
         *,
         by: str,
@@ -205,50 +194,22 @@ class Provisioning:
         ends: bool = False,
     ) -> Change:
         """Admit at the broker; then it is active, if its bundle is in a place."""
-        scooter_id = scooter.scooter_id
         done, then = _what_if_away(scooter_id, place)
         ended = None
         with unfinished(done, then=then):
+            issued = await self._known(scooter_id)
             admitted = await self.gate.admit(by=by)
             if ends:
                 ended = await self.gate.end_session(scooter_id)
-        if place is not None:
-            await self.registry.activate({scooter_id: scooter.generation}, by=by)
-        return Change(
-            scooter=await self._known(scooter_id),
-            bundle=bundle if place is None else None,
-            bundle_at=place.where(scooter_id) if place is not None else None,
-            admitted=admitted,
-            ended=ended,
-        )
-
-    async def _put_out(
-        self,
-        scooter_id: str,
-        *,
-        by: str,
-        reason: str | None,
-        removes_credential: bool = False,
-        forget: Forget | None = None,
-    ) -> Change:
-        found = await self._known(scooter_id)
-        with unfinished(
-            f"{scooter_id} is {found.standing}, and the gateway drops what it says; but it is not "
-            "proved that the broker keeps it out."
-        ):
-            async with self.registry.locked():
-                if removes_credential and found.has_credential:
-                    await self.registry.set_credentials({scooter_id: None}, by=by)
-                admitted = await self.gate.admit(by=by)
-            ended, forgotten = await self.gate.put_out(
-                scooter_id, kind="scooter", admitted=admitted, by=by, reason=reason, forget=forget
+            if place is not None:
+                await self.registry.activate({scooter_id: issued.generation}, by=by)
+            return Change(
+                scooter=await self._known(scooter_id),
+                bundle=bundle if place is None else None,
+                bundle_at=place.where(scooter_id) if place is not None else None,
+                admitted=admitted,
+                ended=ended,
             )
-        return Change(
-            scooter=await self._known(scooter_id),
-            admitted=admitted,
-            ended=ended,
-            forgotten=forgotten,
-        )
 
     async def _before_suspension(self, scooter_id: str) -> Standing:
         for audit in await self.registry.audits(scooter_id, kind="scooter"):

@@ -1,22 +1,22 @@
 """Reconciling: finishes what was interrupted, and says what only a person can."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from broker.admission import Admitted, Ended
-from devices.access_audit import Audit, Kind
+from broker.errors import FleetError
+from devices.access_audit import Kind
 from devices.bundle_places import Place
+from devices.gate import Out
 from devices.issuing import bundles_that_match
-from devices.provisioning import REVOKE, Provisioning
-from devices.refusals import unfinished
+from devices.provisioning import Provisioning
+from devices.refusals import raise_all, short, unfinished
 from devices.scooters import Scooter
 from devices.standing import Standing
 
-_NAMED: Final = 10
-_AT_ONCE: Final = 20
-"""Each holds a client id for a moment, on a connection of its own."""
+_DOUBT: Final = "The registry is in order; that the broker follows it is not proved."
+_AGAIN: Final = "Then run `scooter devices reconcile` again."
 
 
 @dataclass(slots=True)
@@ -49,63 +49,37 @@ class Reconciled:
             "never handed over, as far as the bundles show; rotate:": self.not_handed_over,
             "without a credential; rotate gives one:": self.without_credential,
         }
-        return [f"{what} {_short(names)}" for what, names in named.items() if names]
-
-
-def _short(names: Sequence[str]) -> str:
-    """A fleet does not fit on a screen: the lists have all of them."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+        return [f"{what} {short(names)}" for what, names in named.items() if names]
 
 
 async def reconcile(
-    provisioning: Provisioning, *, by: str, places: Sequence[Place] = ()
+    provisioning: Provisioning,
+    *,
+    by: str,
+    places: Sequence[Place] = (),
+    done: Reconciled | None = None,
 ) -> Reconciled:
     """Bring the broker to what the registry says, prove it, and finish what was begun.
 
     `places` are where bundles may be: what is registered and has its bundle there becomes active.
-    Repeating it changes nothing more. Raises Unfinished when the broker is away.
+    Repeating it changes nothing more. Raises Unfinished when the broker is away; what was done by
+    then is in `done`, if one is given.
     """
     registry = provisioning.registry
-    done = Reconciled()
-    with unfinished(
-        "The registry is in order; that the broker follows it is not proved.",
-        then="Then run `scooter devices reconcile` again.",
-    ):
+    done = done or Reconciled()
+    with unfinished(_DOUBT, then=_AGAIN):
         async with registry.locked():
-            await _finish_revocations(provisioning, done, by=by)
+            done.revoked += await registry.begun_revocations()
+            await registry.set_credentials(dict.fromkeys(done.revoked, None), by=by)
             done.differed += sorted(await provisioning.gate.differs())
             admitted = done.admitted = await provisioning.gate.admit(by=by)
             await _activate(provisioning, places, done, by=by)
-        for kind in ("scooter", "key"):
-            await _put_out(provisioning, kind, admitted, done, by=by)
+        failed = [
+            *await _put_out(provisioning, "scooter", admitted, done, by=by),
+            *await _put_out(provisioning, "key", admitted, done, by=by),
+        ]
+    raise_all(failed)
     return done
-
-
-async def _finish_revocations(provisioning: Provisioning, done: Reconciled, *, by: str) -> None:
-    registry = provisioning.registry
-    suspended = [
-        each.scooter_id
-        async for each in registry.find(standings=[Standing.SUSPENDED])
-        if each.has_credential
-    ]
-    done.revoked += [
-        name for name in suspended if _was_revoked(await registry.audits(name, kind="scooter"))
-    ]
-    if done.revoked:
-        await registry.set_credentials(dict.fromkeys(done.revoked, None), by=by)
-
-
-def _was_revoked(audits: Sequence[Audit]) -> bool:
-    """Whether the last thing that was meant for it, newest first, is to lose its credential."""
-    for audit in audits:
-        if audit.action == REVOKE:
-            return True
-        if audit.action == Standing.SUSPENDED:
-            return (audit.reason or "").startswith(REVOKE)
-        if audit.action in {"credential", Standing.ACTIVE, Standing.REGISTERED}:
-            return False
-    return False
 
 
 async def _activate(
@@ -131,25 +105,29 @@ async def _activate(
 
 async def _put_out(
     provisioning: Provisioning, kind: Kind, admitted: Admitted, done: Reconciled, *, by: str
-) -> None:
-    async def put_out(name: str) -> Ended:
-        found = await provisioning.registry.get(name) if kind == "scooter" else None
-        is_retired = found is not None and found.standing is Standing.RETIRED
-        ended, _ = await provisioning.gate.put_out(
-            name,
-            kind=kind,
-            admitted=admitted,
-            by=by,
-            reason="reconcile",
-            forget=provisioning.forget if is_retired else None,
-        )
-        return ended
+) -> list[FleetError]:
+    """Why some of them are not proved to be out: one that came back holds up no other."""
+    registry = provisioning.registry
+    forget = provisioning.forget
 
-    names = await provisioning.registry.unproved(kind)
-    for start in range(0, len(names), _AT_ONCE):
-        outcomes = await asyncio.gather(
-            *map(put_out, names[start : start + _AT_ONCE]), return_exceptions=True
-        )
-        done.put_out += [each for each in outcomes if isinstance(each, Ended)]
-        if failed := [each for each in outcomes if isinstance(each, BaseException)]:
-            raise failed[0]
+    async def forget_retired(name: str) -> object:
+        found = await registry.get(name)
+        is_retired = found is not None and found.standing is Standing.RETIRED
+        return await forget(name) if forget and is_retired else None
+
+    failed: list[FleetError] = []
+    outcomes = provisioning.gate.put_out(
+        await registry.unproved(kind),
+        doubt=lambda names: f"{short(names)}: that the broker keeps it out is not proved.",
+        kind=kind,
+        admitted=admitted,
+        by=by,
+        reason="reconcile",
+        forget=forget_retired if kind == "scooter" else None,
+    )
+    async for each in outcomes:
+        if isinstance(each, Out):
+            done.put_out.append(each.ended)
+        else:
+            failed.append(each)
+    return failed

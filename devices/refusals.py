@@ -6,10 +6,17 @@ from typing import Final
 
 from broker.errors import FleetError
 from devices.console.exits import Exit
+from devices.registry_errors import POSTGRES
 from devices.scooters import Scooter
 from devices.standing import Standing
 
 RECONCILE: Final = "Then run `scooter devices reconcile`, or the same command again."
+
+
+REFUSALS: Final = {Exit.USAGE, Exit.NOT_FOUND, Exit.REFUSED}
+"""Exit codes of errors that are about one subject: the next one may fare better."""
+
+_NAMED: Final = 10
 
 
 class Refused(FleetError):
@@ -37,8 +44,29 @@ def unfinished(done: str, *, then: str = RECONCILE) -> Iterator[None]:
         yield
     except Unfinished:
         raise
-    except FleetError as error:
-        raise Unfinished([done, *error.sentences, then]) from error
+    except (FleetError, *POSTGRES) as error:
+        raise cut_short(done, error, then=then) from error
+
+
+def cut_short(done: str, error: BaseException, *, then: str = RECONCILE) -> Unfinished:
+    """The same as an error to raise."""
+    if isinstance(error, FleetError):
+        return Unfinished([done, *error.sentences, then])
+    return Unfinished([done, f"Postgres: {error or type(error).__name__}.", then])
+
+
+def raise_all(errors: Sequence[FleetError]) -> None:
+    """Raise what there is; what is unfinished before what was refused."""
+    if len(errors) > 1:
+        raise ExceptionGroup("several", sorted(errors, key=lambda each: each.exit_code in REFUSALS))
+    for error in errors:
+        raise error
+
+
+def short(names: Sequence[str]) -> str:
+    """A fleet does not fit on a screen."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def why_known(scooter: Scooter) -> str | None:

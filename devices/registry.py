@@ -2,13 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Final
 
 from devices import access_audit
 from devices import registry_queries as sql
 from devices.access_audit import Audit, Kind, note
-from devices.registry_errors import CredentialRaced, RegistryBusy, TagsError, UnknownScooter
+from devices.registry_errors import (
+    POSTGRES,
+    CredentialRaced,
+    RegistryBusy,
+    TagsError,
+    UnknownScooter,
+)
 from devices.registry_rows import ADDED, EXISTS, add_scooters, check_credentials, scooter_of
 from devices.scooters import RESERVED, VEHICLE_TYPES, NewScooter, Scooter, tags_problem
 from devices.standing import HEARD, NEXT, Standing, StandingError, move
@@ -103,21 +109,35 @@ class Registry:
             after = rows[-1]["scooter_id"]
 
     async def set_standing(
-        self, scooter_id: str, standing: Standing, *, by: str, reason: str | None = None
+        self,
+        scooter_id: str,
+        standing: Standing,
+        *,
+        by: str,
+        reason: str | None = None,
+        meant: str | None = None,
     ) -> Scooter:
         """Move a scooter to `standing`; doing it again changes nothing.
+
+        `meant` is one more action for the audit, which is to follow: told also when it is repeated.
 
         Retiring removes the credential. Raises UnknownScooter, and StandingError for a move
         that is not legal.
         """
-        await self.set_standings([scooter_id], standing, by=by, reason=reason)
+        await self.set_standings([scooter_id], standing, by=by, reason=reason, meant=meant)
         found = await self.get(scooter_id)
         if found is None:
             raise UnknownScooter([scooter_id])
         return found
 
     async def set_standings(
-        self, scooter_ids: Sequence[str], standing: Standing, *, by: str, reason: str | None = None
+        self,
+        scooter_ids: Sequence[str],
+        standing: Standing,
+        *,
+        by: str,
+        reason: str | None = None,
+        meant: str | None = None,
     ) -> int:
         """Like `set_standing` for many, all or none; how many were moved."""
         moved = 0
@@ -136,6 +156,9 @@ class Registry:
                 }
                 await connection.execute(sql.SET_STANDINGS, list(details), str(standing))
                 await note(connection, str(standing), details, kind="scooter", by=by, reason=reason)
+                if meant is not None:
+                    told = {each: dict[str, object]() for each in before}
+                    await note(connection, meant, told, kind="scooter", by=by, reason=reason)
                 moved += len(details)
         return moved
 
@@ -148,6 +171,10 @@ class Registry:
             details = {each: {"from": Standing.REGISTERED} for each in sorted(active)}
             await note(connection, str(Standing.ACTIVE), details, kind="scooter", by=by)
         return active
+
+    async def begun_revocations(self) -> Sequence[str]:
+        """Suspended scooters that have a credential still, and were meant to lose it."""
+        return [row[0] for row in await self._pool.fetch(sql.BEGUN_REVOCATIONS)]
 
     async def unproved(self, kind: Kind) -> Sequence[str]:
         """Scooters or keys that are out, and no audit row `kept out` proves it since then."""
@@ -250,7 +277,8 @@ class Registry:
             try:
                 yield
             finally:
-                if not connection.is_closed():
+                # A connection that died took its lock along; why it did is told already.
+                with suppress(*POSTGRES):
                     await connection.execute("SELECT pg_advisory_unlock($1)", number)
 
 

@@ -1,8 +1,19 @@
 """Why the registry does not do what it was asked to."""
 
 from collections.abc import Sequence
+from typing import Final
+
+import asyncpg
 
 from broker.errors import FleetError
+
+POSTGRES: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
+"""What the driver raises: Postgres is away, or refuses."""
 
 
 class UnknownScooter(FleetError):

@@ -36,9 +36,10 @@ IN_THE_WAY: Final = """
 
 LOCKED_TAGS: Final = "SELECT tags FROM scooters WHERE scooter_id = $1 FOR UPDATE"
 
+# Everybody locks in the order in which Python sorts: no two wait for each other in a ring.
 LOCKED: Final = """
     SELECT scooter_id, standing, generation FROM scooters
-    WHERE scooter_id = ANY ($1) ORDER BY scooter_id FOR UPDATE
+    WHERE scooter_id = ANY ($1) ORDER BY scooter_id COLLATE "C" FOR UPDATE
 """
 
 SET_STANDINGS: Final = """
@@ -70,6 +71,18 @@ UNPROVED: Final = """
             AND a.at >= o.since
     )
     ORDER BY subject
+"""
+
+# The last that was meant for it, among what decides.
+BEGUN_REVOCATIONS: Final = """
+    SELECT scooter_id FROM scooters s
+    WHERE standing = 'suspended' AND password_hash IS NOT NULL AND 'revoke' = (
+        SELECT action FROM access_audit a
+        WHERE a.subject = s.scooter_id AND a.kind = 'scooter'
+            AND action IN ('revoke', 'suspended', 'credential', 'active', 'registered')
+        ORDER BY audit_id DESC LIMIT 1
+    )
+    ORDER BY scooter_id
 """
 
 SET_CREDENTIALS: Final = """

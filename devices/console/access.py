@@ -7,15 +7,14 @@ from typing import Final
 
 from devices.bundle import BundleFacts
 from devices.bundle_places import place_for
-from devices.console.handing import each_in_turn, print_changes
+from devices.change import Change
+from devices.console.handing import in_turn, print_changes, tell_each
 from devices.console.output import talk
 from devices.console.workshop import Workshop
-from devices.provisioning import Change, Provisioning
+from devices.ending import Ending
+from devices.provisioning import Provisioning
 from devices.registry import Registry
 from devices.standing import Standing
-
-Verb = Callable[[Provisioning, str], Awaitable[Change]]
-
 
 NO_BUNDLES: Final = BundleFacts(host="", authority_pem="")
 """For verbs that make no bundle: access is taken also where nobody said what is in one."""
@@ -33,37 +32,24 @@ async def provisioning(
         )
 
 
-async def suspend(
-    workshop: Workshop, ids: Sequence[str], *, reason: str | None, by: str, as_json: bool
+async def end(
+    workshop: Workshop,
+    what: str,
+    ids: Sequence[str],
+    ending: Ending,
+    *,
+    reason: str | None,
+    by: str,
+    as_json: bool,
 ) -> None:
-    """Raises what is refused of them together, after the others are suspended."""
+    """Suspend, revoke or retire; raises together what was refused, or is not proved, of some."""
 
-    async def verb(desk: Provisioning, scooter_id: str) -> Change:
-        return await desk.suspend(scooter_id, by=by, reason=reason)
+    async def tell(changes: list[Change]) -> None:
+        print_changes(changes, as_json=as_json)
 
-    await _take(workshop, "suspending", ids, verb, as_json=as_json)
-
-
-async def revoke(
-    workshop: Workshop, ids: Sequence[str], *, reason: str | None, by: str, as_json: bool
-) -> None:
-    """Raises what is refused of them together, after the others are revoked."""
-
-    async def verb(desk: Provisioning, scooter_id: str) -> Change:
-        return await desk.revoke(scooter_id, by=by, reason=reason)
-
-    await _take(workshop, "revoking", ids, verb, as_json=as_json)
-
-
-async def retire(
-    workshop: Workshop, ids: Sequence[str], *, reason: str | None, by: str, as_json: bool
-) -> None:
-    """Raises what is refused of them together, after the others are retired."""
-
-    async def verb(desk: Provisioning, scooter_id: str) -> Change:
-        return await desk.retire(scooter_id, by=by, reason=reason)
-
-    await _take(workshop, "retiring", ids, verb, as_json=as_json)
+    async with provisioning(workshop, makes_bundles=False) as desk:
+        outcomes = desk.end_access(ids, ending, by=by, reason=reason)
+        await tell_each(what, len(ids), outcomes, tell)
 
 
 async def resume(
@@ -82,7 +68,7 @@ async def resume(
                     name = each.scooter.scooter_id
                     talk(f"{name} has no secret any more: `scooter devices rotate {name}`")
 
-        await each_in_turn("resuming", ids, change, tell)
+        await tell_each("resuming", len(ids), in_turn(ids, change), tell)
 
 
 async def rotate(
@@ -95,7 +81,8 @@ async def rotate(
         async def change(scooter_id: str) -> Change:
             return await desk.rotate(scooter_id, by=by, place=place)
 
-        await each_in_turn("rotating", ids, change, hand_over(desk, by=by, as_json=as_json))
+        tell = hand_over(desk, by=by, as_json=as_json)
+        await tell_each("rotating", len(ids), in_turn(ids, change), tell)
 
 
 def hand_over(
@@ -110,17 +97,3 @@ def hand_over(
                 await desk.handed_over(each, by=by)
 
     return tell
-
-
-async def _take(
-    workshop: Workshop, what: str, ids: Sequence[str], verb: Verb, *, as_json: bool
-) -> None:
-    async with provisioning(workshop, makes_bundles=False) as desk:
-
-        async def change(scooter_id: str) -> Change:
-            return await verb(desk, scooter_id)
-
-        async def tell(changes: list[Change]) -> None:
-            print_changes(changes, as_json=as_json)
-
-        await each_in_turn(what, ids, change, tell)

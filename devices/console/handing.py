@@ -1,60 +1,71 @@
 """What a change of access prints: the secret once, or where it is; and the evidence."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from broker.admission import Admitted, Ended
 from broker.errors import FleetError
 from devices.bundle import Bundle
-from devices.console.exits import Exit
+from devices.change import Change
 from devices.console.output import print_json, print_table, talk, write
 from devices.console.progress import progress
 from devices.console.spans import rfc3339
-from devices.provisioning import Change
+from devices.refusals import REFUSALS, raise_all
 from devices.standing import Standing
 
 T = TypeVar("T")
 
-_REFUSALS: Final = {Exit.USAGE, Exit.NOT_FOUND, Exit.REFUSED}
-"""Exit codes of errors that are about one subject: the next one may fare better."""
+
+async def in_turn(
+    subjects: Iterable[T], change: Callable[[T], Awaitable[Change]]
+) -> AsyncGenerator[Change | FleetError, None]:
+    """Change one after the other; what is refused of one ends nothing, anything else does."""
+    for subject in subjects:
+        try:
+            yield await change(subject)
+        except FleetError as error:
+            if error.exit_code not in REFUSALS:
+                raise
+            yield error
 
 
-async def each_in_turn(
+async def tell_each(
     what: str,
-    subjects: Sequence[T],
-    change: Callable[[T], Awaitable[Change]],
+    total: int,
+    outcomes: AsyncIterator[Change | FleetError],
     tell: Callable[[list[Change]], Awaitable[None]],
 ) -> None:
-    """Change one after the other, and tell what was done, however it ends.
-
-    Those that are refused are left out and raised together at the end; anything else ends it.
-    """
+    """Tell what was done, however it ends; what was not is raised together at the end."""
     changes: list[Change] = []
-    refused: list[FleetError] = []
-    number = 1
+    errors: list[FleetError] = []
     try:
-        with progress(what, len(subjects)) as advance:
-            for number, subject in enumerate(subjects, 1):
-                try:
-                    changes.append(await change(subject))
-                except FleetError as error:
-                    if error.exit_code not in _REFUSALS:
-                        raise
-                    refused.append(error)
-                advance(number)
+        with progress(what, total) as advance:
+            async for outcome in outcomes:
+                if isinstance(outcome, FleetError):
+                    errors.append(outcome)
+                else:
+                    changes.append(outcome)
+                advance(len(changes) + len(errors))
     except asyncio.CancelledError:
         talk(
-            f"interrupted while {what}, {number} of {len(subjects)} begun: what is told here is "
-            "done and stays; run the command again for the others"
+            f"interrupted while {what}, {len(changes) + len(errors)} of {total} ended: what is "
+            "told here is done and stays; run the command again for the others"
         )
         raise
     finally:
         await tell(changes)
-    if refused:
-        raise ExceptionGroup("refused", refused)
+    raise_all(errors)
 
 
 def print_changes(changes: Sequence[Change], *, as_json: bool) -> None:

@@ -46,8 +46,15 @@ def _metadata(text: str | Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
+def _each_once(scooter_ids: list[str]) -> list[str]:
+    return list(dict.fromkeys(scooter_ids))
+
+
 ScooterIds = Annotated[
-    list[str], typer.Argument(parser=SCOOTER_ID, metavar="ID…", help="Scooters' ids: SC-0001.")
+    list[str],
+    typer.Argument(
+        parser=SCOOTER_ID, callback=_each_once, metavar="ID…", help="Scooters' ids: SC-0001."
+    ),
 ]
 Tags = Annotated[
     list[str] | None,

@@ -11,16 +11,17 @@ from typing import Final, NoReturn
 from broker.admission import Admitted
 from devices.bundle_lines import place_for_many
 from devices.bundle_places import Place, place_for
+from devices.change import Change
 from devices.console.access import hand_over, provisioning
 from devices.console.exits import CommandFailed, Exit
-from devices.console.handing import each_in_turn, evidence, say_admitted
+from devices.console.handing import evidence, in_turn, say_admitted, tell_each
 from devices.console.output import print_json, print_table, talk, write
 from devices.console.progress import progress
 from devices.console.workshop import Workshop
 from devices.import_file import read_import
 from devices.import_verdicts import RowOutcome, RowResult, foretell
 from devices.importing import Import
-from devices.provisioning import Change
+from devices.reconciling import Reconciled
 from devices.reconciling import reconcile as finish
 from devices.registry import Registry
 from devices.scooters import NewScooter
@@ -39,7 +40,8 @@ async def add(
         async def change(scooter: NewScooter) -> Change:
             return await desk.add(scooter, by=by, place=place)
 
-        await each_in_turn("adding", scooters, change, hand_over(desk, by=by, as_json=as_json))
+        tell = hand_over(desk, by=by, as_json=as_json)
+        await tell_each("adding", len(scooters), in_turn(scooters, change), tell)
 
 
 async def import_file(workshop: Workshop, file: Path, *, out: Path, by: str, as_json: bool) -> None:
@@ -124,11 +126,18 @@ def _why(result: RowResult) -> tuple[str, ...]:
 
 
 async def reconcile(workshop: Workshop, *, bundles: Sequence[Path], by: str, as_json: bool) -> None:
-    """Raises Unfinished when the broker is away."""
-    async with provisioning(workshop, makes_bundles=False) as desk:
-        with ExitStack() as stack:
-            places = [_bundles_in(each, stack) or _nothing_in(each) for each in bundles]
-            done = await finish(desk, by=by, places=places)
+    """Raises Unfinished when the broker is away; what was done by then is told."""
+    done = Reconciled()
+    try:
+        async with provisioning(workshop, makes_bundles=False) as desk:
+            with ExitStack() as stack:
+                places = [_bundles_in(each, stack) or _nothing_in(each) for each in bundles]
+                await finish(desk, by=by, places=places, done=done)
+    finally:
+        _print_reconciled(done, as_json=as_json)
+
+
+def _print_reconciled(done: Reconciled, *, as_json: bool) -> None:
     if as_json:
         lists = ("differed", "revoked", "activated", "not_handed_over", "without_credential")
         print_json(
@@ -141,8 +150,10 @@ async def reconcile(workshop: Workshop, *, bundles: Sequence[Path], by: str, as_
         return
     if done.admitted is not None:
         talk(say_admitted(done.admitted))
-    for sentence in done.sentences or ["nothing was left to finish"]:
+    for sentence in done.sentences:
         write(f"{sentence}\n")
+    if done == Reconciled(admitted=done.admitted) and done.admitted is not None:
+        write("nothing was left to finish\n")
 
 
 def _bundles_in(path: Path, stack: ExitStack) -> Place | None:

@@ -150,7 +150,7 @@ async def test_a_revocation_of_a_suspended_scooter_is_finished_too(
     await desk.provisioning.add(NewScooter(scooter_id), by=BY, place=place)
     await desk.provisioning.suspend(scooter_id, by=BY)
     assert (await reconcile(desk.provisioning, by=BY)).revoked == []
-    await killed(desk, tmp_path, "after:audit", "revoke", scooter_id)
+    await killed(desk, tmp_path, "after:set_standing", "revoke", scooter_id)
 
     assert (await reconcile(desk.provisioning, by=BY)).revoked == [scooter_id]
     resumed = await desk.provisioning.resume(scooter_id, by=BY)
@@ -162,7 +162,7 @@ async def test_an_import_that_was_killed_is_finished_by_the_next_run(
     desk: Desk, place: FolderPlace, tmp_path: Path, step: str
 ) -> None:
     file = tmp_path / "fleet.csv"
-    file.write_text("\n".join(["id", *FLEET]))
+    file.write_text("\n".join(["scooter_id", *FLEET]))
     await killed(desk, tmp_path, step, "import", str(file))
     assert not await wrong_bundles(desk, place, FLEET)
 
@@ -179,7 +179,7 @@ async def test_an_import_that_was_interrupted_at_the_terminal_is_finished_by_the
     desk: Desk, place: FolderPlace, tmp_path: Path
 ) -> None:
     file = tmp_path / "fleet.csv"
-    file.write_text("\n".join(["id", *FLEET]))
+    file.write_text("\n".join(["scooter_id", *FLEET]))
     process = await started(desk, tmp_path, "never", "import", str(file))
     assert process.stdout is not None
     assert await process.stdout.readline() == b"added SC-0001\n"

@@ -83,7 +83,7 @@ async def test_the_audit_has_the_evidence(desk: Desk, scooter_id: str, tmp_path:
 
     assert await desk.actions(scooter_id) == [
         *("add", "credential", "active"),
-        *("suspended", "no credential", "kept out"),
+        *("suspended", "revoke", "no credential", "kept out"),
     ]
     assert (newest.by, newest.reason) == ("ann", "stolen")
     assert change.admitted is not None
