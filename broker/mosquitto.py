@@ -24,6 +24,7 @@ __all__ = [
 
 _ADMIN = "admin"
 _ANSWER_S = 5.0
+_AT_ONCE = 20
 # A SIGHUP that arrives while Mosquitto still reloads for an earlier one is lost.
 _ASK_AGAIN_S = 2.0
 _FIRST_PAUSE_S = 0.02
@@ -65,6 +66,7 @@ class MosquittoBroker:
 
     async def admit(self, logins: Mapping[str, str]) -> Admitted:
         """See `Broker.admit`. Whoever is connected and not named is disconnected by Mosquitto."""
+        await self._wipe_sessions(await self.listed() or {}, logins)
         written = await _finish(asyncio.to_thread(write_passwords, self._file, logins))
         started = monotonic()
         await self._reload.request()
@@ -92,6 +94,31 @@ class MosquittoBroker:
         if returned:  # or the broker itself is gone, which raises BrokerAway here
             await self._lets_in(new_secret(), until=monotonic())
         return Ended(client_id, taken_over_at, held_s, returned)
+
+    async def _wipe_sessions(self, before: Mapping[str, str], after: Mapping[str, str]) -> None:
+        """Of whoever loses a login or has a new secret, before the reload that keeps them out.
+
+        A reload ends every session whose secret is not right any more, also one that is away; if
+        that one was to expire, it is then listed for it twice, and the broker crashes later
+        (eclipse-mosquitto/mosquitto#3341). A broker that is away is told of by what comes next.
+        """
+        names = [name for name, known in before.items() if after.get(name) != known]
+        for start in range(0, len(names), _AT_ONCE):
+            async with asyncio.TaskGroup() as group:
+                wiping = [
+                    group.create_task(self._wipe_session(name), name=f"wipe {name}")
+                    for name in names[start : start + _AT_ONCE]
+                ]
+            if not all(task.result() for task in wiping):
+                return
+
+    async def _wipe_session(self, client_id: str) -> bool:
+        login = Login(name=_ADMIN, secret=self._admin_password, client_id=client_id)
+        try:
+            async with connected(self._listener, login, within_s=_ANSWER_S) as connection:
+                return connection.accepted
+        except BrokerAway:
+            return False
 
     async def _prove(self, written: Written) -> None:
         """The broker has this very file once the canary's new secret is right, and only that."""

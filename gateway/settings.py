@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, SecretStr, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -11,6 +11,9 @@ from gateway.errors import SettingsError
 
 Seconds = Annotated[float, Field(gt=0)]
 Days = Annotated[int, Field(ge=1)]
+
+NEVER_S: Final = 0xFFFFFFFF
+"""The session expiry that is no expiry (MQTT 5 §3.1.2.11.2)."""
 
 
 class Settings(BaseSettings):
@@ -37,8 +40,13 @@ class Settings(BaseSettings):
     mqtt_certificate_file: Path | None = Field(None, description="the gateway's certificate")
     mqtt_key_file: Path | None = Field(None, description="the key of that certificate")
     mqtt_keepalive_s: int = Field(15, ge=1, le=3600, description="keepalive of every connection")
+    # No end by default: Mosquitto may crash at a reload for sessions that have one, see
+    # broker/README.md.
     mqtt_session_expiry_s: int = Field(
-        7 * 86_400, ge=60, description="how long the broker keeps messages while we are away"
+        NEVER_S,
+        ge=60,
+        le=NEVER_S,
+        description=f"how long the broker keeps messages while we are away; {NEVER_S}: for ever",
     )
     mqtt_shared: bool = Field(
         default=False,
