@@ -83,7 +83,7 @@ async def test_many_end_with_the_worst_code_and_stop_when_too_many_fail(place: T
     async with crowd(place.servers, there, silent=frozenset(there[:1])):
         await place.known(there[-1], presence="online")
         unasked = await place.scooter("unlock", *there[1:3], *key)
-        mixed = await place.scooter("lock", *there, "--ttl", "2s", "--yes", *key)
+        mixed = await place.scooter("lock", *there, "--ttl", "6s", "--yes", *key)
         aborted = await place.scooter(
             *("lock", *gone, *there[1:], "--yes", "--json", "--at-once", "1"), *key
         )
