@@ -149,7 +149,7 @@ class Office:
         self.open = OpenCommands(now=traveller.now)
         self._traveller = traveller
         self.is_primary = True
-        facts = FactsReader(redis)
+        facts = FactsReader(redis, now=traveller.now)
         envelope = Envelope(generations=rights, fleet_secret=SECRET)
         shared: dict[str, Any] = {
             "open_commands": self.open,

@@ -7,7 +7,6 @@ after the other, in the order in which they were recorded.
 
 import asyncio
 import math
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -143,7 +142,7 @@ class Dispatcher:
     async def _record(self, command: OpenCommand) -> bool:
         """Write the next send down; False when it must not be."""
         facts = (await self._facts.read([command.scooter_id]))[command.scooter_id]
-        rule, wall_ms = COMMANDS[command.command], time.time_ns() // 1_000_000
+        rule, at = COMMANDS[command.command], self._open.now()
         if facts.is_away and rule.waits:
             return False  # it waits until the scooter comes online
         async with self._pool.acquire() as connection, transaction(connection):
@@ -154,7 +153,7 @@ class Dispatcher:
                 n=n,
                 sends=command.sends + 1,
                 left_s=self._open.left_s(command),
-                wall_ms=wall_ms,
+                at=at,
             )
             if not rule.waits and command.sends and sending.boot != command.boot:
                 return False  # a scooter that booted since may have carried it out before

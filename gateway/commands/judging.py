@@ -34,10 +34,10 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
-    """What a request is judged by; `now_ms` is the ledger's clock, `wall_ms` that of the facts."""
+    """What a request is judged by; `now_ms` is the ledger's clock, `at` this process's."""
 
     now_ms: int
-    wall_ms: int
+    at: float
     standing: Standing | None
     has_right: bool
     facts: Facts
@@ -129,7 +129,7 @@ def _check_conditions(request: Request, rule: Rule, about: Circumstances) -> Non
     facts, policy = about.facts, about.policy
     if facts.is_away and not rule.waits:
         raise CommandError(Refusal.AWAY, f"the scooter is {facts.presence}")
-    if rule.guards and facts.uptime(about.wall_ms) is None and not policy.unlock_without_uptime:
+    if rule.guards and facts.uptime(about.at) is None and not policy.unlock_without_uptime:
         raise CommandError(
             Refusal.NO_UPTIME, "the scooter did not tell its uptime, so it could obey too late"
         )

@@ -1,7 +1,6 @@
 """One transaction of requests: judged, recorded, and what they supersede or cancel closed."""
 
 import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -30,13 +29,12 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Moment:
-    """One moment on three clocks: this process's, our wall's, the ledger's (read last).
+    """One moment on two clocks: this process's, and the ledger's (read last).
 
     Deadlines count from here, however long the transaction takes.
     """
 
     at: float
-    wall_ms: int
     ledger_ms: int
 
 
@@ -78,7 +76,7 @@ class Recorder:
 
         Raises UniqueViolationError when another gateway was faster: begin anew.
         """
-        at, wall_ms = self._now(), time.time_ns() // 1_000_000
+        at = self._now()
         # First of all, so that whoever else records for one of these scooters waits here.
         numbers = await ledger.numbers(connection, [*filter(self._is_known, _scooters(wishes))])
         before = await ledger.before_requests(
@@ -86,7 +84,7 @@ class Recorder:
             [(each.asker.login, each.request.ref) for each in wishes],
             _scooters(wishes),
         )
-        moment = _Moment(at=at, wall_ms=wall_ms, ledger_ms=before.now_ms)
+        moment = _Moment(at=at, ledger_ms=before.now_ms)
         recorded = Recorded()
         judged = [
             _Judged(
@@ -141,7 +139,7 @@ class Recorder:
         tags = rights.tags(request.scooter_id)
         about = Circumstances(
             now_ms=moment.ledger_ms,
-            wall_ms=moment.wall_ms,
+            at=moment.at,
             standing=rights.standing(request.scooter_id),
             # Whether a cancel may be is seen when it is known what it cancels.
             has_right=request.command == CANCEL or rights.may(login, request.command, tags),
@@ -187,10 +185,8 @@ class Recorder:
             verdict = replace(verdict, status=cancelled.status, detail=cancelled.detail)
         sending = None
         if _is_for_scooter(each) and verdict.status is CommandStatus.SENT:
-            rule, wall_ms = COMMANDS[request.command], moment.wall_ms
-            sending = self._envelope.sending(
-                rule, facts, n=n, sends=1, left_s=left_s, wall_ms=wall_ms
-            )
+            rule = COMMANDS[request.command]
+            sending = self._envelope.sending(rule, facts, n=n, sends=1, left_s=left_s, at=moment.at)
         command = self._row(each, verdict, facts=facts, sending=sending, moment=moment)
         recorded.begun.append((command.command, command.status))
         if is_open(command.status):

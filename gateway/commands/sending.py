@@ -38,11 +38,11 @@ class Envelope:
     fleet_secret: str | None = field(default=None, repr=False)
 
     def sending(
-        self, rule: Rule, facts: Facts, *, n: int, sends: int, left_s: float, wall_ms: int
+        self, rule: Rule, facts: Facts, *, n: int, sends: int, left_s: float, at: float
     ) -> Sending:
         """The numbers of the send number `sends`, for a command with `left_s` to go."""
         boot = exp = None
-        if (uptime := facts.uptime(wall_ms)) is not None:
+        if (uptime := facts.uptime(at)) is not None:
             boot, exp = uptime[0], uptime[1] + math.floor(left_s * 1000)
             if exp >= UPTIME_MAX_MS:
                 boot = exp = None

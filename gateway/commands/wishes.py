@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,6 +20,11 @@ from gateway.links.delivery import Delivery
 
 CORRELATION_MAX: Final = 256
 """Bytes of correlation data that come back as they came."""
+
+_BELOW: Final = re.compile(r"(/[A-Za-z0-9_.:~-]{1,64}){0,4}")
+"""What may follow one's own topic for replies. On a wildcard or a control character the client or
+the broker would give up at each try to publish, and no reply would leave any more.
+"""
 
 _SCALARS: Final = {"ref": 64, "scooter_id": 32, "command": 32}
 
@@ -98,7 +104,7 @@ def _asker(login: str, delivery: Delivery) -> Asker:
 
 
 def _is_under(own: str, topic: str) -> bool:
-    return "\0" not in topic and (topic == own or topic.startswith(f"{own}/"))
+    return topic.startswith(own) and _BELOW.fullmatch(topic, len(own)) is not None
 
 
 def _said(payload: bytes) -> dict[str, Any]:

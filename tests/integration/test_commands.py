@@ -287,3 +287,16 @@ async def test_whoever_stands_by_carries_on_when_the_primary_is_gone(
     assert {each["request_id"] for each in scooter.commands} == {end["request_id"]}
     assert [each["status"] for each in operator.replies][-1] == "succeeded"
     assert await stage.moves(ref) == operator.story(ref)
+
+
+@pytest.mark.parametrize("below", ["/#", "/+/a", "/a b", "/7"])
+async def test_a_response_topic_that_nobody_can_publish_on_stops_no_reply(
+    stage: Stage, scooter_id: str, below: str
+) -> None:
+    async with cast(stage, scooter_id) as (_, operator):
+        body = {"ref": "odd", "at": wall_ms(), "scooter_id": scooter_id, "command": "locate"}
+        own = topics.replies(KEY)
+        await operator.publish(orjson.dumps(body), response_topic=f"{own}{below}")
+        assert (await operator.ended("odd"))["status"] == "succeeded"
+        ref = await operator.ask(scooter_id, "headlight", params={"on": True})
+        assert (await operator.ended(ref))["status"] == "succeeded"

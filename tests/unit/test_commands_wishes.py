@@ -83,6 +83,20 @@ def test_a_response_topic_counts_under_the_keys_own_replies_only(
     assert found.asker.response_topic == (given_topic if kept else None)
 
 
+@pytest.mark.parametrize("below", ["/\x01", "/\n", "/\ufffe", "/", "//", "/" + "a" * 65, "/a" * 5])
+def test_a_response_topic_that_not_everybody_can_publish_on_does_not_count(below: str) -> None:
+    found = read(delivery(response_topic=f"{topics.replies(KEY)}{below}"))
+    assert found.asker is not None
+    assert found.asker.topic == topics.replies(KEY)
+
+
+@pytest.mark.parametrize("below", ["", "/7", "/a/b-c/4f_9.x:~/d", "/" + "a" * 64])
+def test_a_response_topic_under_ones_own_replies_counts(below: str) -> None:
+    found = read(delivery(response_topic=f"{topics.replies(KEY)}{below}"))
+    assert found.asker is not None
+    assert found.asker.topic == f"{topics.replies(KEY)}{below}"
+
+
 def test_long_correlation_data_is_refused_and_not_sent_back() -> None:
     fits = read(delivery(correlation_data=b"c" * CORRELATION_MAX))
     assert isinstance(fits, Wish)

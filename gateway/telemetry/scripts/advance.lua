@@ -120,7 +120,7 @@ local function birth(scooter, message, retained)
   end
   if interval_s then birth_interval(scooter, boot, interval_s) end
   if given(message.fw) then tell_firmware(scooter, boot, message.fw) end
-  if given(message.up) then fold_uptime(scooter, boot or -1, message.up, at, true) end
+  if given(message.up) then fold_uptime(scooter, boot or -1, message.up, now_ms, true) end
   heard(scooter)
   wake(scooter)
 end

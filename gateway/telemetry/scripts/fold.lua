@@ -84,7 +84,8 @@ local function set_aside_uptime(scooter, boot, up, at)
   keep_aside(scooter)
 end
 
--- The scooter's own clock for deadlines: within a boot the largest `up`, and when we heard it.
+-- The scooter's own clock for deadlines: within a boot the largest `up`, and when it came, by the
+-- clock of Redis: gateways may disagree about the time, and a deadline must not move out for that.
 local function fold_uptime(scooter, boot, up, at, newer)
   local known, known_up = tonumber(scooter.stored[5] or nil), tonumber(scooter.stored[4] or nil)
   if boot >= 0 and known == boot then
@@ -178,7 +179,7 @@ local function fold(scooter, report, at, live)
   local order = report.o
   if live and is_newest(scooter, order) then
     fold_newest(scooter, report, integer(at))
-    if report.u then fold_uptime(scooter, report.u[1], report.u[2], at, true) end
+    if report.u then fold_uptime(scooter, report.u[1], report.u[2], now_ms, true) end
     return 1, false
   end
   if not live and order[1] < 0 and order[3] == 0 then return -1, true end
@@ -198,7 +199,7 @@ local function fold(scooter, report, at, live)
   end
   local verdict = fold_group(scooter, 'report', report, arrival, recorded_at)
   if live and report.u and verdict ~= 0 then
-    fold_uptime(scooter, report.u[1], report.u[2], at, verdict == 1)
+    fold_uptime(scooter, report.u[1], report.u[2], now_ms, verdict == 1)
   end
   if best == nil then return verdict, verdict == -1 end
   return best, late
