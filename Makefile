@@ -33,10 +33,14 @@ test: setup ## all tests, on real servers
 	@$(UV) sync --quiet --frozen --all-extras --group node --python '$(PYTHON)'
 	@$(BIN)/python -m pytest $(ARGS)
 
-lint: setup ## style, format and types
+lint: setup ## style, format and types; files for containers and shells
 	@$(BIN)/ruff check $(ARGS)
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/hadolint Dockerfile
+	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose*.yml
+	@$(BIN)/yamllint --strict docker-compose*.yml gateway .pre-commit-config.yaml .yamllint
+	@$(BIN)/shellcheck .ci/run broker/watch-passwords.sh
 
 format: setup ## mend style and format where that can be done
 	@$(BIN)/ruff check --fix $(ARGS)

@@ -26,6 +26,7 @@ from tests.services import (
 )
 
 _numbers = itertools.count(1)
+_SHARED = {"mosquitto", "redis_server", "postgres_server"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,6 +39,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "account and the access list of tests/accounts.py besides",
     )
     parser.addoption(
+        "--shared-servers",
+        action="store_true",
+        help="only tests on the servers that --services is about; the others start their own, "
+        "as child processes that they kill, freeze or move, or are about containers anyway",
+    )
+    parser.addoption(
         "--mosquitto",
         metavar="SUITE",
         help="fetch and use the Mosquitto of a Debian suite, such as bookworm-backports, instead "
@@ -45,7 +52,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--shared-servers"):
+        kept = [item for item in items if _SHARED & set(getattr(item, "fixturenames", ()))]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
     for item in items:
         for kind in ("integration", "e2e"):
             if kind in item.path.parts:

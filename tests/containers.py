@@ -1,5 +1,6 @@
 """The same servers in containers, through testcontainers' generic one, with the shipped files."""
 
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,14 +18,19 @@ from gateway.storage.readers import POSTGRES_READER, REDIS_READER
 from tests.accounts import LOAD, LOAD_ACL
 from tests.services import MosquittoService, PostgresService, RedisService
 
-MOSQUITTO_IMAGE = "eclipse-mosquitto:2.0"
-REDIS_IMAGE = "redis:8-alpine"
-POSTGRES_IMAGE = "postgres:17-alpine"
+ROOT = Path(__file__).parents[1]
 CONFIG = Path("/mosquitto/config")
-WATCH = Path(__file__).parents[1] / "broker" / "watch-passwords.sh"
+WATCH = ROOT / "broker" / "watch-passwords.sh"
 REDIS_PORT = 6379
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - inside a container; published on loopback
 SECRET = "only-for-tests"  # noqa: S105 - servers that live for one test session
+
+
+def image(name: str) -> str:
+    """The one that docker-compose.yml runs, with its tag."""
+    found = re.search(rf"image: ({name}:\S+)", (ROOT / "docker-compose.yml").read_text())
+    assert found, name
+    return found[1]
 
 
 @contextmanager
@@ -33,7 +39,7 @@ def mosquitto_container() -> Iterator[MosquittoService]:
     with tempfile.TemporaryDirectory() as name:
         _write_broker_files(Path(name))
         container = (
-            DockerContainer(MOSQUITTO_IMAGE)
+            DockerContainer(image("eclipse-mosquitto"))
             .with_volume_mapping(name, str(CONFIG), "ro")
             .with_volume_mapping(str(WATCH), f"/{WATCH.name}", "ro")
             .with_command(
@@ -88,7 +94,7 @@ def redis_container() -> Iterator[RedisService]:
         (Path(name) / "redis.conf").write_text(text)
         Path(name).chmod(0o755)  # the container's user is another one
         container = (
-            DockerContainer(REDIS_IMAGE)
+            DockerContainer(image("redis"))
             .with_volume_mapping(name, "/config", "ro")
             .with_command("redis-server /config/redis.conf")
         )
@@ -106,7 +112,7 @@ def redis_container() -> Iterator[RedisService]:
 @contextmanager
 def postgres_container() -> Iterator[PostgresService]:
     container = (
-        DockerContainer(POSTGRES_IMAGE)
+        DockerContainer(image("postgres"))
         .with_env("POSTGRES_USER", "scooter")
         .with_env("POSTGRES_PASSWORD", SECRET)
         .with_env("POSTGRES_DB", "scooters")
