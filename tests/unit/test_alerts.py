@@ -5,7 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from gateway.cli import app
 from gateway.metrics import Metrics
 from tests.programs import promtool
 
@@ -84,6 +86,25 @@ def test_readme_says_of_each_alert_what_its_rule_says() -> None:
     ]
 
     assert rows() == told
+
+
+def test_every_command_in_a_runbook_exists() -> None:
+    named = {
+        found
+        for rule in rules().values()
+        for found in re.findall(r"`scooter ([a-z-]+(?: [a-z-]+)?)", member(rule, "runbook"))
+    }
+    assert len(named) > 5
+
+    for each in named:
+        asked = CliRunner().invoke(app, [*each.split(), "--help"])
+        assert asked.exit_code == 0, each
+
+
+def test_the_rules_find_the_gateways_by_the_name_that_prometheus_gives_them() -> None:
+    (job,) = re.findall(r"job_name: (\S+)", (_RULES / "prometheus.yml").read_text())
+
+    assert f'up{{job="{job}"}}' in member(rules()["GatewayDown"], "expr")
 
 
 def test_readme_marks_exactly_the_alerts_that_wake_somebody() -> None:
