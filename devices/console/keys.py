@@ -11,6 +11,7 @@ from devices.console.access import NO_BUNDLES
 from devices.console.exits import CommandFailed, Exit
 from devices.console.handing import evidence, print_secrets, say_admitted, say_ended
 from devices.console.output import Form, print_json, print_rows, print_table, talk, write
+from devices.console.spans import counted
 from devices.console.workshop import Workshop
 from devices.keys import KeyChange, Keys
 from devices.operators import Key, Operators
@@ -63,7 +64,7 @@ async def list_keys(workshop: Workshop, operator: str | None, form: Form) -> Non
             raise CommandFailed(f"there is no operator {operator}", code=Exit.NOT_FOUND)
         found = await operators.keys(operator)
     count = await print_rows(_rows(found), form, columns=_COLUMNS, brief=_COLUMNS)
-    talk(f"{count} keys")
+    talk(counted(count, "key"))
 
 
 def print_key_change(change: KeyChange, *, as_json: bool) -> None:

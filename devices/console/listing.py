@@ -16,7 +16,7 @@ from devices.console.output import (
     print_table,
     talk,
 )
-from devices.console.spans import rfc3339
+from devices.console.spans import counted, rfc3339
 from devices.console.workshop import Lookup, Seen, Workshop
 from devices.registry import Registry, Scooter, Standing, UnknownScooter
 
@@ -47,7 +47,7 @@ async def list_scooters(
         found = Registry(pool).find(tags=tags, standings=[Standing(each) for each in standings])
         rows = _rows(found, look, presences=presences, form=form)
         count = await print_rows(rows, form, columns=_COLUMNS, brief=_BRIEF)
-    talk(f"{count} scooters")
+    talk(counted(count, "scooter"))
 
 
 async def _rows(
@@ -126,7 +126,7 @@ async def export(
             async for each in registry.find(tags=tags, standings=wanted):
                 print_json_line(_import_row(each) | {"metadata": each.metadata})
                 count += 1
-    talk(f"{count} scooters")
+    talk(counted(count, "scooter"))
 
 
 async def _exported(

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from devices.console.keys import key_desk, print_key_change
 from devices.console.output import Form, print_json, print_rows, print_table, talk
+from devices.console.spans import counted
 from devices.console.workshop import Workshop
 from devices.operators import Operator, Operators
 
@@ -71,7 +72,7 @@ async def list_operators(workshop: Workshop, form: Form) -> None:
     ]
     columns = [name for name in _COLUMNS if name != "registered_at"]
     count = await print_rows(_as_asked(rows, form), form, columns=_COLUMNS, brief=columns)
-    talk(f"{count} operators")
+    talk(counted(count, "operator"))
 
 
 async def _as_asked(rows: list[dict[str, Any]], form: Form) -> AsyncIterator[dict[str, Any]]:

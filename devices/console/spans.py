@@ -1,4 +1,4 @@
-"""Durations, moments and distances as people type them; pure."""
+"""Durations, moments, distances and counts, as people type and read them; pure."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -55,9 +55,14 @@ def parse_moment(text: str, *, now: datetime) -> datetime:
 def parse_distance(text: str) -> float:
     """Metres of `500m`, `1.5km` or `500`; raises ValueError with a sentence for anything else."""
     found = _DISTANCE.fullmatch(text)
-    if found is None:
+    if found is None or not float(found[1]):
         raise ValueError(f"{text!r} is no distance: write 500m or 1.5km")
     return float(found[1]) * (1000 if found[2] == "km" else 1)
+
+
+def counted(count: int, one: str) -> str:
+    """`1 scooter`, `2 scooters`, `0 scooters`."""
+    return f"{count} {one}" if count == 1 else f"{count} {one}s"
 
 
 def rfc3339(moment: datetime) -> str:

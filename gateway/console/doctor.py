@@ -4,7 +4,8 @@ import asyncio
 import time
 from collections.abc import Coroutine
 
-from devices.console.output import print_json, talk, write
+from devices.console.output import as_text, print_json, talk, write
+from devices.console.spans import counted
 from gateway.console.doctor_access import examine_access
 from gateway.console.doctor_broker import examine_broker
 from gateway.console.doctor_files import examine_files
@@ -36,14 +37,14 @@ async def examine_all(*, as_json: bool) -> bool:
         for report in reports:
             _print(report)
     count = sum(len(report.findings) for report in reports)
-    talk("all is well" if is_well else f"{count} findings")
+    talk("all is well" if is_well else counted(count, "finding"))
     return is_well
 
 
 def _print(report: Report) -> None:
-    verdict = "ok" if not report.findings else f"{len(report.findings)} findings"
+    verdict = "ok" if not report.findings else counted(len(report.findings), "finding")
     lines = [f"{report.server} at {report.address}: {verdict}"]
-    lines += [f"  {name:<22} {value}" for name, value in report.facts.items()]
+    lines += [f"  {name:<22} {as_text(value)}" for name, value in report.facts.items()]
     lines += [f"  FINDING  {sentence}" for sentence in report.findings]
     lines += [f"  note     {sentence}" for sentence in report.notes]
     write("\n".join(lines) + "\n")

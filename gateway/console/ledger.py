@@ -20,7 +20,7 @@ from devices.console.output import (
     talk,
     write,
 )
-from devices.console.spans import Span, rfc3339
+from devices.console.spans import Span, counted, rfc3339
 from devices.contract.commands import CANCEL, CommandStatus
 from gateway.commands.lifecycle import is_open
 from gateway.console import commanding_options, ledger_rows, stores
@@ -53,7 +53,7 @@ async def show_commands(wanted: Wanted, span: Span, form: Form) -> None:
         if form is not Form.JSON:
             rows = _flat(rows)
         count = await print_rows(rows, form, columns=COLUMNS, brief=_BRIEF)
-    talk(f"{count} commands since {rfc3339(span.start)}")
+    talk(f"{counted(count, 'command')} since {rfc3339(span.start)}")
 
 
 async def show_command(request_id: str, *, as_json: bool) -> None:

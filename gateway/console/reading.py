@@ -15,7 +15,7 @@ from devices.console.output import (
     printable,
     talk,
 )
-from devices.console.spans import Span, rfc3339, say_age
+from devices.console.spans import Span, counted, rfc3339, say_age
 from gateway.console import stores
 from gateway.settings import Settings, read_settings
 from gateway.telemetry import archive
@@ -68,7 +68,7 @@ async def show_near(lat: float, lon: float, *, within_m: float, as_json: bool) -
         print_json(found)
     elif found:
         print_table(_NEAR, [[each.get(name) for name in _NEAR] for each in found])
-    talk(f"{len(found)} scooters within {within_m:g} m")
+    talk(f"{counted(len(found), 'scooter')} within {within_m:g} m")
 
 
 async def show_snapshots(scooter_id: str, span: Span, form: Form) -> None:
@@ -78,7 +78,7 @@ async def show_snapshots(scooter_id: str, span: Span, form: Form) -> None:
         rows = archive.snapshots(pool, scooter_id, since=span.start, until=span.end)
         columns = archive.SNAPSHOT_COLUMNS
         count = await print_rows(rows, form, columns=columns, brief=(*brief, "position_at"))
-        await _tell(count, "snapshots", pool, scooter_id, span)
+        await _tell(count, "snapshot", pool, scooter_id, span)
 
 
 async def show_events(scooter_id: str, span: Span, form: Form) -> None:
@@ -87,7 +87,7 @@ async def show_events(scooter_id: str, span: Span, form: Form) -> None:
     async with stores.postgres(read_settings()) as pool:
         rows = archive.events(pool, scooter_id, since=span.start, until=span.end)
         count = await print_rows(rows, form, columns=archive.EVENT_COLUMNS, brief=brief)
-        await _tell(count, "events", pool, scooter_id, span)
+        await _tell(count, "event", pool, scooter_id, span)
 
 
 async def show_rejects(scooter_id: str | None, span: Span, form: Form) -> None:
@@ -101,7 +101,7 @@ async def show_rejects(scooter_id: str | None, span: Span, form: Form) -> None:
             columns=(*kept, "head_base64"),
             brief=("last_at", "count", "topic", "reason", "head"),
         )
-    talk(f"{count} kinds of rejects since {rfc3339(span.start)}")
+    talk(f"{counted(count, 'kind')} of rejects since {rfc3339(span.start)}")
 
 
 def _states(settings: Settings, redis: Any) -> StateStore:  # noqa: ANN401 - Redis, of bytes
@@ -140,7 +140,7 @@ async def _tell(count: int, what: str, pool: Any, scooter_id: str, span: Span) -
             "snapshot period",
             code=Exit.NOT_FOUND,
         )
-    talk(f"{count} {what} since {rfc3339(span.start)}")
+    talk(f"{counted(count, what)} since {rfc3339(span.start)}")
 
 
 async def _readable(rows: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:

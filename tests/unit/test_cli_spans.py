@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.console.spans import parse_distance, parse_duration, parse_moment, rfc3339, say_age
+from devices.console.spans import (
+    counted,
+    parse_distance,
+    parse_duration,
+    parse_moment,
+    rfc3339,
+    say_age,
+)
 
 NOW = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
 
@@ -63,7 +70,7 @@ def test_a_distance_is_read_in_metres(text: str, metres: float) -> None:
     assert parse_distance(text) == metres
 
 
-@pytest.mark.parametrize("text", ["", "-1m", "far", "1 mile", "1e3m"])
+@pytest.mark.parametrize("text", ["", "-1m", "far", "1 mile", "1e3m", "0", "0km"])
 def test_what_is_no_distance_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="distance"):
         parse_distance(text)
@@ -75,3 +82,11 @@ def test_what_is_no_distance_is_refused(text: str) -> None:
 )
 def test_an_age_is_said_in_one_unit(seconds: float, said: str) -> None:
     assert say_age(seconds) == said
+
+
+def test_one_is_told_without_the_plural() -> None:
+    assert [counted(count, "scooter") for count in (0, 1, 2)] == [
+        "0 scooters",
+        "1 scooter",
+        "2 scooters",
+    ]
