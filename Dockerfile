@@ -49,5 +49,5 @@ USER 10001:10001
 WORKDIR /bundles
 EXPOSE 9464
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 CMD ["scooter", "health"]
+HEALTHCHECK --interval=15s --timeout=20s --start-period=60s --retries=3 CMD ["scooter", "health"]
 CMD ["scooter", "gateway"]

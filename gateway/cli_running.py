@@ -153,7 +153,7 @@ def health(
     \b
     Example: scooter health
     """
-    from gateway.console.running import show_health
+    from gateway.console.asking import show_health
 
     show_health(live_only=live_only, as_json=as_json)
 
