@@ -66,8 +66,9 @@ class MosquittoBroker:
 
     async def admit(self, logins: Mapping[str, str]) -> Admitted:
         """See `Broker.admit`. Whoever is connected and not named is disconnected by Mosquitto."""
-        await self._wipe_sessions(await self.listed() or {}, logins)
+        before = await self.listed() or {}
         written = await _finish(asyncio.to_thread(write_passwords, self._file, logins))
+        await self._wipe_sessions(before, logins)
         started = monotonic()
         await self._reload.request()
         await self._prove(written)
