@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
+import structlog
 from redis.asyncio import Redis
 
 from gateway.registry_source import Interned, Known, Rights
 from gateway.telemetry.state_store import redis_translated
+
+log = structlog.get_logger()
 
 HEAD: Final = "gateway:registry"
 """A hash: `stamp`, `scooters` (the key of the hash with them), `count`, `rights`, `read_at` ms."""
@@ -111,7 +114,14 @@ class Mirror:
         return None if answer == _BEHIND else str(answer.decode())
 
     async def read(self, interned: Interned) -> Copy | None:
-        """What is there; None when there is none, or none that is whole."""
+        """What is there; None when there is none, none that is whole, or none of ours."""
+        try:
+            return await self._read(interned)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            log.warning("the registry's copy in redis cannot be read", reason=str(error))
+            return None
+
+    async def _read(self, interned: Interned) -> Copy | None:
         with redis_translated():
             for _ in range(3):  # it may be replaced while it is read
                 head: dict[bytes, bytes] = await self._redis.hgetall(HEAD)

@@ -86,6 +86,30 @@ async def test_a_gateway_starts_from_redis_while_postgres_is_away(
         assert not copy.may("alice.laptop", "lock", frozenset("b"))
 
 
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("rights", "not json"),
+        ("rights", '{"keys":{}}'),
+        ("rights", '{"keys":{},"granted":{"alice":["lock"]}}'),
+        ("count", "many"),
+        ("read_at", ""),
+        ("SC-1", "emperor 1 a"),
+        ("SC-1", "active"),
+    ],
+)
+async def test_a_copy_that_somebody_spoilt_is_no_copy_and_ends_no_gateway(
+    pool: asyncpg.Pool, redis: Redis, registry: Registry, field: str, text: str
+) -> None:
+    await registry.add([NewScooter("SC-1")], by="me")
+    async with following(pool, redis):
+        await mirrored(redis, lambda found: "SC-1" in found)
+    key = await mirror_key(redis) if field == "SC-1" else HEAD
+    await redis.hset(key, field, text)
+
+    assert await Mirror(redis).read(Interned()) is None
+
+
 async def test_with_neither_nothing_is_known_until_one_of_them_is_there(
     own_postgres: Servers, redis: Redis
 ) -> None:
