@@ -45,6 +45,7 @@ class LinesPlace:
             self._opened = _take(self.path)
             try:
                 self._read()
+                os.fchmod(self._opened, 0o600)  # others may have been able to read it
             except BaseException:
                 os.close(self._opened)
                 raise

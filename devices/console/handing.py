@@ -11,6 +11,8 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import asdict, is_dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +23,7 @@ from devices.change import Change
 from devices.console.output import print_json, print_table, talk, write
 from devices.console.progress import progress
 from devices.console.spans import rfc3339
-from devices.refusals import REFUSALS, raise_all
+from devices.refusals import REFUSALS, raise_all, short
 from devices.standing import Standing
 
 T = TypeVar("T")
@@ -75,8 +77,12 @@ def print_changes(changes: Sequence[Change], *, as_json: bool) -> None:
         print_json(rows)
         write("", at_once=True)
         return
-    for change in changes:
-        _say(change)
+    for admitted, some in groupby(changes, key=attrgetter("admitted")):
+        those = list(some)
+        if admitted is not None:
+            talk(f"{short([each.scooter.scooter_id for each in those])}: {say_admitted(admitted)}")
+        for change in those:
+            _say(change)
     bundles = [change.bundle for change in changes if change.bundle is not None]
     if bundles:
         print_secrets(bundles)
@@ -166,8 +172,6 @@ def _plain(value: object) -> Mapping[str, Any] | None:
 
 def _say(change: Change) -> None:
     name = change.scooter.scooter_id
-    if change.admitted is not None:
-        talk(f"{name}: {say_admitted(change.admitted)}")
     if change.ended is not None:
         talk(say_ended(change.ended))
     if (gone := _plain(change.forgotten)) is not None:

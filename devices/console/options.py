@@ -34,6 +34,12 @@ def _tag(text: str) -> str:
     return text
 
 
+def _told(text: str) -> str:
+    if not text.isprintable():
+        raise typer.BadParameter(f"{text!r}: one line of printable text")
+    return text
+
+
 def _metadata(text: str | Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(text, str):
         return text
@@ -96,10 +102,16 @@ Out = Annotated[
 ]
 By = Annotated[
     str | None,
-    typer.Option("--by", metavar="NAME", help="Who the audit names. Default: you, at this host."),
+    typer.Option(
+        "--by",
+        parser=_told,
+        metavar="NAME",
+        help="Who the audit names. Default: you, at this host.",
+    ),
 ]
 Reason = Annotated[
-    str | None, typer.Option("--reason", metavar="TEXT", help="Why; it is kept in the audit.")
+    str | None,
+    typer.Option("--reason", parser=_told, metavar="TEXT", help="Why; it is kept in the audit."),
 ]
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 import orjson
 
+from devices.console.exits import CommandFailed
 from devices.console.spans import rfc3339
 
 Row = Mapping[str, object]
@@ -33,15 +34,22 @@ def talk(text: str) -> None:
 
 
 def write(text: str, *, at_once: bool = False) -> None:
-    """Write data; ends the process like any filter when nobody reads it any more (`| head`)."""
+    """Write data; ends the process like any filter when nobody reads it any more (`| head`).
+
+    Raises CommandFailed when it cannot be written: a full disk.
+    """
     try:
         sys.stdout.write(text)
         if at_once:
             sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         # What is still buffered goes nowhere, else the interpreter would complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(_SIGPIPE) from None
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(_SIGPIPE) from None
+        raise CommandFailed(
+            f"standard output cannot be written ({error.strerror}): what was to be shown is lost"
+        ) from error
 
 
 def print_json(document: object) -> None:

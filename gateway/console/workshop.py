@@ -102,6 +102,9 @@ def _authority(file: Path) -> str:
         raise SettingsError([f"SCOOTER_MQTT_AUTHORITY_FILE: {error}"]) from error
     if "-----BEGIN CERTIFICATE-----" not in text:
         raise SettingsError([f"SCOOTER_MQTT_AUTHORITY_FILE: {file} is no certificate in PEM"])
+    if "PRIVATE KEY-----" in text:
+        problem = f"{file} holds a private key, which bundles would hand out: name one without"
+        raise SettingsError([f"SCOOTER_MQTT_AUTHORITY_FILE: {problem}"])
     return text
 
 

@@ -86,6 +86,51 @@ async def test_a_secret_that_nobody_read_is_told_by_reconcile(
     assert (added_again.code, "never handed over" in added_again.err) == (Exit.REFUSED, True)
 
 
+async def test_a_secret_that_a_full_disk_swallowed_is_told_and_never_handed_over(
+    run: Run, settings: dict[str, object]
+) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", "devices", "add", "SC-0001"),
+        env=environment(settings),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=full,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(full)
+    _, told = await process.communicate()
+    found = await run("devices", "reconcile", "--json")
+
+    assert process.returncode == Exit.FAILED
+    assert told.decode().splitlines()[-1] == (
+        "Error: standard output cannot be written (No space left on device): what was to be shown "
+        "is lost"
+    )
+    assert found.json["not_handed_over"] == ["SC-0001"]
+
+
+async def test_an_authority_file_with_its_private_key_is_never_handed_out(
+    run: Run, own_mosquitto: Servers, tmp_path: Path
+) -> None:
+    authority = own_mosquitto.authority_file
+    both = tmp_path / "ca.pem"
+    both.write_text(authority.read_text() + authority.with_name("ca.key").read_text())
+
+    ended = await run("devices", "add", "SC-0001", mqtt_authority_file=both)
+
+    assert (ended.code, ended.out) == (Exit.USAGE, "")
+    assert "holds a private key" in ended.err
+
+
+async def test_a_reason_that_nobody_could_read_is_refused_before_anything_is_changed(
+    run: Run,
+) -> None:
+    ended = await run("devices", "suspend", "SC-0001", "--reason", "caf\udce9")
+
+    assert ended.code == Exit.USAGE
+    assert "--reason" in ended.err
+
+
 async def test_while_the_broker_is_away_the_registry_holds_and_reconcile_finishes(
     run: Run, own_mosquitto: Servers
 ) -> None:

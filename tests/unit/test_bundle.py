@@ -200,6 +200,15 @@ def test_lines_that_are_no_bundles_are_not_overwritten(tmp_path: Path) -> None:
         assert place.secrets(["SC-0001"]) == {}
 
 
+def test_lines_are_closed_to_others_also_in_a_file_that_was_open_to_them(tmp_path: Path) -> None:
+    file = tmp_path / "all.jsonl"
+    file.touch()
+    file.chmod(0o644)
+    with LinesPlace(file) as place:
+        place.prepare([bundle()])
+        assert file.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_line_that_a_power_cut_tore_is_dropped(tmp_path: Path) -> None:
     file = tmp_path / "all.jsonl"
     file.write_text(bundle().json_line() + bundle("SC-0002").json_line()[:40])
