@@ -19,6 +19,7 @@ from gateway.console.commanding_view import (
     View,
     tell_interrupted,
     tell_many,
+    tell_recorded,
 )
 from gateway.console.operator_key import OperatorKey
 
@@ -52,6 +53,8 @@ async def give(order: Order, key: OperatorKey, *, now_ms: Callable[[], int] = wa
         raise CommandFailed(
             f"ended early: more than {order.abort_above:.0%} did not succeed (--abort-at)"
         )
+    elif not order.waits and not order.as_json:
+        tell_recorded(errands[0])
     if bad := [each for each in errands if not each.is_good]:
         raise CommandFailed(_say_bad(order, bad, len(errands)), code=worst(e.exit for e in bad))
 

@@ -145,7 +145,7 @@ def _order(
     **plain: Any,  # noqa: ANN401 - what an Order has under the same name
 ) -> None:
     """Raises CommandFailed unless it succeeded."""
-    _check(command, ids=scooter_ids, tags=tags, ttl=ttl)
+    _check(command, ids=scooter_ids, tags=tags, ttl=ttl, wait=wait)
     from devices.contract.commands import check_params
     from gateway.console.commanding_order import Order
 
@@ -181,6 +181,7 @@ def _check(
     ids: Sequence[str] | None,
     tags: Sequence[str] | None,
     ttl: timedelta | None,
+    wait: timedelta | None,
 ) -> None:
     from devices.contract.commands import COMMANDS
 
@@ -189,6 +190,8 @@ def _check(
     most_s = COMMANDS[command].ttl_s
     if ttl is not None and not 1 <= ttl.total_seconds() <= most_s:
         raise typer.BadParameter(f"--ttl: {command} counts for 1 s to {most_s} s")
+    if wait is not None and not wait:
+        raise typer.BadParameter("--wait: longer than nothing; --no-wait does not wait for the end")
 
 
 def _ids(ids: Sequence[str] | None, tags: Sequence[str] | None) -> list[str]:

@@ -102,6 +102,12 @@ def tell_many(order: Order, errands: Sequence[Errand], tally: Tally, *, took_s: 
     talk(f"{order.command} of {len(errands)} scooters: {said or 'none asked'} in {took_s:.1f} s")
 
 
+def tell_recorded(errand: Errand) -> None:
+    """How to hear of the end that nobody waited for."""
+    if errand.request_id is not None and not errand.outcome_is_final:
+        talk(f"it goes on: `scooter commands follow {errand.request_id}` tells its end")
+
+
 def tell_interrupted(errands: Sequence[Errand]) -> None:
     """What goes on without us, and how to hear of it; nothing where nothing was asked for."""
     if not any(each.payload for each in errands):

@@ -74,6 +74,7 @@ def test_the_help_of_each_verb_shows_an_example_json_and_the_exit_codes(
         (["snapshots", "SC-0001", "--since", "1h", "--until", "2h"], "must be before"),
         (["near", "91", "0"], "LAT"),
         (["near", "-33.9", "18.4", "--within", "far"], "is no distance"),
+        (["near", "-33.9", "18.4", "--within", "0km"], "is no distance"),
         (["watch", "--for", "5 minutes"], "is no duration"),
         (["erase", "SC-0001", "--from", "2026-11-02", "--to", "2026-11-01"], "must be before"),
         (["erase", "SC-0001", "--from", "2026-11-02"], "--to"),
@@ -87,6 +88,7 @@ def test_the_help_of_each_verb_shows_an_example_json_and_the_exit_codes(
         (["devices", "tag", "SC-0001"], "--add TAG or --remove TAG"),
         (["devices", "tag", "SC-0001", "--add", "a", "--remove", "a"], "to add or to remove"),
         (["operators", "grant", "alice", "--any-scooter"], "--any-command"),
+        (["lock", "SC-0001", "--wait", "0s"], "--no-wait"),
         (["fly"], "No such command"),
     ],
 )

@@ -5,7 +5,13 @@ import pytest
 
 from devices.contract.commands import CommandStatus, Reply
 from gateway.console.commanding_order import Errand, Order, Tally
-from gateway.console.commanding_view import JsonLines, Moves, tell_interrupted, tell_many
+from gateway.console.commanding_view import (
+    JsonLines,
+    Moves,
+    tell_interrupted,
+    tell_many,
+    tell_recorded,
+)
 
 S = CommandStatus
 IDS = ("SC-0001", "SC-0002", "SC-0003")
@@ -90,3 +96,15 @@ def test_an_interruption_tells_what_goes_on_and_how_to_follow_it(
         "ended so far: none",
         "1 of 3 scooters were not asked for",
     ]
+
+
+def test_how_to_follow_what_nobody_waits_for_is_told_while_it_goes_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    under_way, over, silent = errands(S.SENT, S.SUCCEEDED, None)
+    for each in (under_way, over, silent):
+        tell_recorded(each)
+
+    assert capsys.readouterr().err == (
+        "it goes on: `scooter commands follow 0123456789abcdef` tells its end\n"
+    )
