@@ -57,10 +57,14 @@ class System:
     def mqtt_port(self) -> int:
         return self.servers.mqtt_port
 
-    async def gateway(
-        self, instance: str = "gateway-1", *, code: Path | None = None, **settings: object
+    async def gateway(self, instance: str = "gateway-1", **settings: object) -> GatewayProcess:
+        """Start one; wait for `ready()` yourself."""
+        return await self.gateway_of(None, instance, **settings)
+
+    async def gateway_of(
+        self, code: Path | None, instance: str, /, **settings: object
     ) -> GatewayProcess:
-        """Start one, of another release if `code` is its folder; wait for `ready()` yourself."""
+        """Start one of another release, whose folder this is."""
         servers = self.servers
         number = len(self.gateways)
         process = GatewayProcess(

@@ -121,7 +121,7 @@ async def test_a_system_in_use_is_migrated_and_taken_over_by_the_new_release_wit
     system, fleet = earlier, Fleet("U", 200)
     settings = {**access_settings(system.servers), "postgres_url": system.servers.postgres_url}
     run = runner(settings)
-    old = await (await system.gateway(code=earlier_release)).ready()
+    old = await (await system.gateway_of(earlier_release, "gateway-1")).ready()
     async with _in_use(system, fleet) as events:
         await _receipts(events)
 
@@ -130,7 +130,7 @@ async def test_a_system_in_use_is_migrated_and_taken_over_by_the_new_release_wit
         # The old one runs on with the new tables beside its own.
         await _receipts(events)
         await _snapshots_grow(system)
-        await _refuses(await system.gateway("another", code=earlier_release))
+        await _refuses(await system.gateway_of(earlier_release, "another"))
 
         listed = tmp_path / "scooters.csv"
         listed.write_text("\n".join(["scooter_id", *fleet.ids]))
