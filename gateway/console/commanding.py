@@ -53,7 +53,7 @@ async def give(order: Order, key: OperatorKey, *, now_ms: Callable[[], int] = wa
         raise CommandFailed(
             f"ended early: more than {order.abort_above:.0%} did not succeed (--abort-at)"
         )
-    elif not order.waits and not order.as_json:
+    if len(errands) == 1 and not order.waits and not order.as_json:
         tell_recorded(errands[0])
     if bad := [each for each in errands if not each.is_good]:
         raise CommandFailed(_say_bad(order, bad, len(errands)), code=worst(e.exit for e in bad))
