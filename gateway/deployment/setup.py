@@ -9,7 +9,7 @@ from typing import Final
 
 from broker.accounts import fixed_accounts_file, secret_matches, write_private
 from broker.certificates import Authority, ensure_authority
-from broker.config import SHIPPED_ACL, fill_config
+from broker.config import SHIPPED_ACL, SHIPPED_CONFIG, fill_config
 from broker.files import locked
 from gateway.errors import GatewayError, SettingsError
 from gateway.local.mosquitto_server import ADMIN, GATEWAY, PASSWORDS, write_accounts
@@ -30,6 +30,7 @@ SECRET_NAMES: Final = (
 )
 """Each is made once; a file with such a name in a given folder is taken instead."""
 
+_WATCHER: Final = SHIPPED_CONFIG.with_name("watch-passwords.sh")
 _SHORTEST: Final = 32
 _EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - inside a container, on an internal network
 _SERVER_FILES: Final = 0o640
@@ -139,6 +140,7 @@ def _broker(folder: Path, authority: Authority, where: Deployment) -> list[Path]
     texts = {
         "mosquitto.conf": text,
         "acl": SHIPPED_ACL.read_text(),
+        _WATCHER.name: _WATCHER.read_text(),
         authority.key.name: authority.key.read_text(),
         authority.certificate.name: authority.certificate.read_text(),
     }
