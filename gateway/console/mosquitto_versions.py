@@ -59,6 +59,13 @@ _CAVEATS: Final = (
         "log after each reload",
     ),
     Known(
+        (2, 0, 0),
+        (2, 0, 999),
+        "sessions that expire may crash this version at a reload (#3341): leave "
+        "persistent_client_expiration unset and SCOOTER_MQTT_SESSION_EXPIRY_S at its default, and "
+        "have scooters with MQTT 5 start clean with session expiry 0",
+    ),
+    Known(
         (2, 1, 0),
         (9, 0, 0),
         "it is newer than the versions this gateway is tested with, 2.0.11 to 2.0.23",
