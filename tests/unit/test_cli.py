@@ -9,7 +9,7 @@ from gateway.errors import GatewayError, ServerAway, SettingsError, StartRefused
 
 COMMANDS = (
     *("demo", "gateway", "migrate", "settings", "doctor", "health", "state", "near", "watch"),
-    *("snapshots", "events", "rejects", "reset-order", "erase"),
+    *("snapshots", "events", "rejects", "reset-order", "erase", "setup", "simulate"),
 )
 GROUPS = {
     "devices": (
