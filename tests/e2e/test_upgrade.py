@@ -64,7 +64,7 @@ async def earlier(
 async def _in_use(system: System, fleet: Fleet) -> AsyncIterator[EventSender]:
     """Scooters report and fall without a pause, until the block ends."""
     over = asyncio.Event()
-    load = Load(system.mqtt_port, fleet.streams(2, until=over), rate=400)
+    load = Load(system.mqtt_port, fleet.streams(2, until=over), rate=200)
     events = EventSender(system.mqtt_port)
 
     async def fall() -> None:
@@ -76,7 +76,7 @@ async def _in_use(system: System, fleet: Fleet) -> AsyncIterator[EventSender]:
 
     ended = asyncio.create_task(over.wait())
     async with events.running(), asyncio.TaskGroup() as group:
-        group.create_task(load.run(within_s=150))
+        group.create_task(load.run(within_s=300))
         falling = group.create_task(fall())
         try:
             yield events
@@ -114,7 +114,7 @@ async def _refuses(gateway: GatewayProcess) -> None:
     assert "run the newer version" in gateway.log
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(420)
 async def test_a_system_in_use_is_migrated_and_taken_over_by_the_new_release_without_loss(
     earlier: System, earlier_release: Path, tmp_path: Path
 ) -> None:
