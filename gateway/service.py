@@ -21,6 +21,7 @@ from gateway.links.lease import PRIMARY, Lease, instance_key
 from gateway.links.plans import SessionPlan, session_plans
 from gateway.links.uplink import Session
 from gateway.metrics import Metrics
+from gateway.neighbours import watch_neighbours
 from gateway.outage import Outage
 from gateway.proving import once_proven, proven
 from gateway.registry_copy import RegistryCopy
@@ -127,6 +128,8 @@ def _loops(
     loops |= _hearing(
         sessions, office, states=states, refill=refill, registry=registry, metrics=metrics
     )
+    if not settings.mqtt_shared:
+        loops["neighbours"] = partial(watch_neighbours, redis)
     if registry is not None:
         loops["registry"] = registry.run
         health.watch("registry", lambda: None if registry.loaded.is_set() else UNKNOWN)

@@ -14,6 +14,7 @@ from gateway.console import stores
 from gateway.console.doctor_report import Report
 from gateway.console.running import masked_url
 from gateway.errors import ServerAway
+from gateway.neighbours import not_shared, running_instances
 from gateway.settings import Settings
 from gateway.storage.migrate import MigrationError
 from gateway.storage.partitions import DAILY, default_partition_rows
@@ -181,6 +182,10 @@ async def _examine_queues(redis: Redis, report: Report, settings: Settings) -> N
             f"a state waits for its snapshot since {age_s:.0f} s: see whether a gateway runs "
             "(`scooter health`) and Postgres is there"
         )
+    instances = await running_instances(redis)
+    report.facts["instances"] = ", ".join(instances) or "none"
+    if not settings.mqtt_shared and (problem := not_shared(instances)):
+        report.findings.append(problem)
     if not await redis.exists(LOADED):
         report.notes.append("it is empty or was emptied: a gateway refills it when it starts")
 

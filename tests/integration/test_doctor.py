@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from devices.console.exits import Exit
 from gateway.links.broker import BrokerAddress
+from gateway.links.lease import instance_key
 from gateway.links.probe import open_probe
 from gateway.local.mosquitto_package import find_mosquitto
 from gateway.local.mosquitto_server import mosquitto_serves
@@ -249,3 +250,14 @@ async def test_redis_alone_is_a_mode_and_no_finding() -> None:
 
     assert reports(ended)["postgres"]["findings"] == []
     assert "Redis alone" in str(reports(ended)["postgres"]["notes"])
+
+
+async def test_several_gateways_that_do_not_share_are_a_finding(run: Run, redis: Redis) -> None:
+    for each in ("gateway-1", "gateway-2"):
+        await redis.set(instance_key(each), "token", px=120_000)
+
+    alone = await run("doctor", "--json")
+    shared = await run("doctor", "--json", mqtt_shared="true")
+
+    assert "SCOOTER_MQTT_SHARED is not set" in findings(alone, "redis")
+    assert "SCOOTER_MQTT_SHARED" not in findings(shared, "redis")
