@@ -14,6 +14,9 @@ from devices.registry import Registry
 _AT_ONCE: Final = 20
 """Each holds a client id for a moment, on a connection of its own."""
 
+_LET_GO_S: Final = 0.7
+"""More than anybody's command holds a client id."""
+
 Forget = Callable[[str], Awaitable[object]]
 
 
@@ -73,6 +76,10 @@ class Gate:
         Raises BrokerAway, and CameBack: then it is not out.
         """
         ended = await self._broker.end_session(name)
+        if ended.returned:
+            # Another command may end the same session, and then it lets go of it by itself.
+            await asyncio.sleep(_LET_GO_S)
+            ended = await self._broker.end_session(name)
         if ended.returned:
             raise CameBack(name)
         return ended

@@ -98,6 +98,15 @@ async def test_whoever_is_refused_or_comes_back_holds_up_nobody(
     assert await desk.registry.unproved("scooter") == ids[:2]
 
 
+async def test_two_commands_that_end_one_session_do_not_take_each_other_for_a_thief(
+    desk: Desk, scooter_id: str
+) -> None:
+    gate = desk.provisioning.gate
+    found = await asyncio.gather(gate.end_session(scooter_id), gate.end_session(scooter_id))
+
+    assert not any(each.returned for each in found)
+
+
 async def test_reconcile_puts_out_all_but_the_one_that_comes_back(
     desk: Desk, scooter_id: str
 ) -> None:
