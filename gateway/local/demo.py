@@ -68,7 +68,7 @@ class Summary:
 def run_demo(options: DemoOptions) -> int:
     """Run the demo; returns the exit code: 0, or 1 when the balance of deliveries is off.
 
-    Raises ServerFailed with one sentence when a server cannot be started.
+    Raises ServerFailed with one sentence when a server cannot be started, or ends on its own.
     """
     say = sys.stderr if options.as_json else sys.stdout
     print("Starting Mosquitto, Redis and Postgres …", file=say, flush=True)
@@ -103,7 +103,9 @@ async def _demo(options: DemoOptions, settings: Settings, servers: Servers, say:
                 print(look_inside(options.folder, servers, fleet.kept_out), file=say, flush=True)
                 riding = group.create_task(_ride(fleet, options, stop=home, totals=totals))
                 showing = group.create_task(view.run())
+                watching = group.create_task(_watch(servers))
                 await _wait(stop, options.for_s)
+                watching.cancel()
                 showing.cancel()
                 home.set()
                 await riding
@@ -147,6 +149,14 @@ async def _wait(stop: asyncio.Event, for_s: float | None) -> None:
             await stop.wait()
     except TimeoutError:
         return
+
+
+async def _watch(servers: Servers) -> None:
+    """Raises ServerFailed when one ended on its own: what is shown would stand still."""
+    while True:
+        for each in (servers.mosquitto, servers.redis, servers.postgres):
+            each.check()
+        await asyncio.sleep(1.0)
 
 
 async def _drained(metrics: Metrics, *, within_s: float) -> None:

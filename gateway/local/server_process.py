@@ -99,6 +99,11 @@ class Server:
                 raise ServerFailed(f"{self.name} does not answer: {self._last_line()}")
             time.sleep(_PROBE_EVERY_S)
 
+    def check(self) -> None:
+        """Raises ServerFailed when it ended without being asked to."""
+        if not self.is_running:
+            raise ServerFailed(f"{self.name} ended on its own: {self._last_line()}")
+
     def stop(self, *, within_s: float = 15.0) -> None:
         """End it in order: what it has goes to its disk first."""
         if self._process is None or not self.is_running:

@@ -1,6 +1,7 @@
 """`scooter demo` on this machine: unattended, looked into, interrupted, killed, started again."""
 
 import asyncio
+import os
 import re
 import signal
 from pathlib import Path
@@ -94,6 +95,20 @@ async def test_a_demo_that_is_killed_leaves_no_server_behind_and_starts_again(
         ended = await again.ended()
     assert ended.code == 0, ended.err
     assert orjson.loads(ended.lines[-1])["balance_ok"] is True
+
+
+async def test_a_demo_whose_broker_dies_ends_and_says_so(tmp_path: Path) -> None:
+    async with demo(tmp_path, "--scooters", "2") as running:
+        await running.rides()
+        family = running.family()
+        pid_file = tmp_path / "demo" / "mosquitto" / "mosquitto.pid"
+        os.kill(int(pid_file.read_text()), signal.SIGKILL)
+        ended = await running.ended()
+    assert ended.code == 1
+    assert "Mosquitto ended on its own" in ended.err
+    assert str(Path("demo") / "mosquitto" / "mosquitto.log") in ended.err
+    assert "Traceback" not in ended.err
+    await gone(family)
 
 
 async def test_a_second_demo_in_the_folder_is_refused_and_harms_nothing(tmp_path: Path) -> None:
