@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, SecretStr, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.errors import SettingsError
@@ -14,6 +14,13 @@ Days = Annotated[int, Field(ge=1)]
 
 NEVER_S: Final = 0xFFFFFFFF
 """The session expiry that is no expiry (MQTT 5 §3.1.2.11.2)."""
+
+
+def _no_lease(instance: str) -> str:
+    """The name `primary` would be the key of the lease on being primary, held by itself."""
+    if instance == "primary":
+        raise ValueError("primary is what one of the instances is: take another name")
+    return instance
 
 
 class Settings(BaseSettings):
@@ -29,9 +36,11 @@ class Settings(BaseSettings):
         extra="ignore",
     )
 
-    instance: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")] = (
-        Field("gateway-1", description="name of this process; a second one with it stands by")
-    )
+    instance: Annotated[
+        str,
+        StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$"),
+        AfterValidator(_no_lease),
+    ] = Field("gateway-1", description="name of this process; a second one with it stands by")
     mqtt_host: str = Field("127.0.0.1", description="the broker's listener for the gateway")
     mqtt_port: int = Field(8884, ge=1, le=65535, description="its port")
     mqtt_username: str | None = Field(None, description="the gateway's account at the broker")

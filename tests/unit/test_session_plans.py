@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from gateway.errors import SettingsError
+from gateway.links.lease import PRIMARY, instance_key
 from gateway.links.plans import session_plans, telemetry_filters, tellable
-from gateway.settings import Settings
+from gateway.settings import Settings, read_settings
 
 PLAIN = "scooters/+/telemetry"
 EARLIER = "$share/gateway/scooters/+/telemetry"
@@ -70,3 +71,13 @@ def test_the_group_is_not_told(password: str) -> None:
     assert "gateway-" not in repr(plan)
     assert tellable(plan.filters[0]) == "$share/…/scooters/+/telemetry"
     assert tellable(PLAIN) == PLAIN
+
+
+def test_no_instance_has_the_name_whose_lease_makes_one_the_primary(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SCOOTER_INSTANCE", "primary")
+
+    with pytest.raises(SettingsError, match="SCOOTER_INSTANCE: .*take another name"):
+        read_settings()
+    assert instance_key("primary") == PRIMARY
