@@ -214,9 +214,14 @@ async def _dial(
     connection: Connection, plan: SessionPlan, broker: BrokerAddress, *, clean_start: bool = False
 ) -> mqtt5.ConnAckPacket:
     """Connect and log in; raises ServerAway or OSError."""
-    await asyncio.get_running_loop().create_connection(
-        lambda: connection, broker.host, broker.port, ssl=broker.tls
-    )
+    try:
+        await asyncio.get_running_loop().create_connection(
+            lambda: connection, broker.host, broker.port, ssl=broker.tls
+        )
+    except asyncio.CancelledError:
+        # The loop closes what it had connected already: nothing can be written there.
+        connection.connection_lost(ConnectionAbortedError("cancelled while connecting"))
+        raise
     connack = await connection.ask(
         mqtt5.ConnectPacket(
             plan.client_id,
