@@ -78,6 +78,6 @@ def test_no_instance_has_the_name_whose_lease_makes_one_the_primary(
 ) -> None:
     monkeypatch.setenv("SCOOTER_INSTANCE", "primary")
 
-    with pytest.raises(SettingsError, match="SCOOTER_INSTANCE: .*take another name"):
+    with pytest.raises(SettingsError, match=r"SCOOTER_INSTANCE: .*take another name"):
         read_settings()
     assert instance_key("primary") == PRIMARY
