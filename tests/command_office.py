@@ -107,6 +107,10 @@ class FakePublisher:
     result: Published | BaseException = Published.TAKEN
     sent: list[Sent] = field(default_factory=list)
 
+    @property
+    def connected(self) -> bool:
+        return not isinstance(self.result, ServerAway)
+
     async def publish(
         self,
         topic: str,
@@ -159,13 +163,14 @@ class Office:
         self.acks = Acks(pool, AcksStream(redis), **shared)
         recorder = Recorder(rights=rights, envelope=envelope, policy=Policy(), now=traveller.now)
         self.requests = Requests(
-            pool, recorder, rights=rights, facts=facts, publish=self._tell, **shared
+            pool, recorder, rights=rights, facts=facts, publish=self._tell, by="gateway:g", **shared
         )
         self.dispatcher = Dispatcher(
             pool,
             publisher,
             facts=facts,
             envelope=envelope,
+            rights=rights,
             is_primary=lambda: self.is_primary,
             by="gateway:g",
             **shared,
@@ -249,6 +254,7 @@ async def is_there(redis: Redis, scooter_id: str, **fields: object) -> None:
         "battery_percent": "80",
         "lock": "locked",
         "lock_order": "7:1:0:11",
+        "lock_at": str(now_ms()),
         "boot": "7",
         "uptime_boot": "7",
         "uptime_ms": "60000",

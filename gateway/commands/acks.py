@@ -1,6 +1,7 @@
 """The scooter's answer moves the command and the state in the same step."""
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
 
@@ -28,6 +29,9 @@ log = structlog.get_logger()
 
 RECORD_WITHIN_S: Final = 3.0
 """After this Postgres counts as away and acks wait in Redis."""
+
+AWAY_S: Final = 2.0
+"""And so long it is not asked again: many batches of acks come meanwhile."""
 
 RETAINED: Final = "retained"
 """What a scooter answers to a command that came with the retained flag: nobody sends such."""
@@ -101,6 +105,7 @@ class Acks:
         self._replies_wanted = replies_wanted
         self._metrics = metrics
         self._outage = Outage("ledger, so acks wait in redis")
+        self._away_until = -math.inf
 
     async def foreign(self, acks: Sequence[ScooterAck]) -> frozenset[tuple[str, str]]:
         """Scooter and request_id of those that answer nothing the scooter was sent.
@@ -108,12 +113,13 @@ class Acks:
         None of them while Postgres is away.
         """
         unknown = [each for each in acks if not self._is_open(each)]
-        if not unknown:
+        if not unknown or self._is_away():
             return frozenset()
         try:
             async with asyncio.timeout(RECORD_WITHIN_S):
                 known = await ledger.known(self._pool, [each.request_id for each in unknown])
-        except AWAY:
+        except AWAY as error:
+            self._tell_away(error)
             return frozenset()
         return frozenset(
             (each.scooter_id, each.request_id) for each in unknown if not _is_own(each, known)
@@ -121,14 +127,24 @@ class Acks:
 
     async def record(self, acks: Sequence[ScooterAck]) -> None:
         """Move the commands; raises ServerAway when neither Postgres nor Redis keeps the acks."""
-        try:
-            async with asyncio.timeout(RECORD_WITHIN_S):
-                await self._move(acks)
-        except AWAY as error:
-            self._outage.away(str(error) or type(error).__name__)
-            await self._stream.append(acks)
-        else:
-            self._outage.back()
+        if not self._is_away():
+            try:
+                async with asyncio.timeout(RECORD_WITHIN_S):
+                    await self._move(acks)
+            except AWAY as error:
+                self._tell_away(error)
+            else:
+                self._outage.back()
+                return
+        await self._stream.append(acks)
+
+    def _is_away(self) -> bool:
+        """Whether it was a moment ago: statuses behind an ack shall not wait for it each time."""
+        return asyncio.get_running_loop().time() < self._away_until
+
+    def _tell_away(self, error: BaseException) -> None:
+        self._outage.away(str(error) or type(error).__name__)
+        self._away_until = asyncio.get_running_loop().time() + AWAY_S
 
     async def drain(self) -> bool:
         """Take what waits in Redis into Postgres; whether there may be more.
@@ -157,9 +173,10 @@ class Acks:
             async with self._pool.acquire() as connection, transaction(connection):
                 known = await ledger.known(connection, [each.request_id for each in wanted])
                 moves = [
-                    _move_of(each, known[each.request_id])
+                    move
                     for each in wanted
                     if each.request_id in known
+                    and (move := _move_of(each, known[each.request_id])) is not None
                 ]
                 moved = await ledger.move(connection, moves)
             self._take(wanted, moves, moved)
@@ -207,10 +224,12 @@ def _is_own(ack: ScooterAck, known: dict[str, Known]) -> bool:
     return command is not None and command.scooter_id == ack.scooter_id and command.sends > 0
 
 
-def _move_of(ack: ScooterAck, command: Known) -> Move:
+def _move_of(ack: ScooterAck, command: Known) -> Move | None:
     status, by = ack.body["status"], f"scooter:{ack.scooter_id}"
     rule = COMMANDS[command.command]
     if is_open(command.status) and is_retried(rule, status, ack.error, left_s=command.left_s):
+        if command.last_error is not None:
+            return None  # it came again: the next try is due already
         return Move(
             request_id=ack.request_id,
             to=CommandStatus.SENT,

@@ -15,9 +15,11 @@ import asyncpg
 import structlog
 
 from devices.contract import topics
-from devices.contract.commands import COMMANDS, CommandStatus, Refusal
+from devices.contract.commands import COMMANDS, CommandError, CommandStatus, Refusal
 from gateway.commands import ledger
+from gateway.commands.cancelling import Rights
 from gateway.commands.facts import Facts, FactsReader
+from gateway.commands.judging import LEFT_MIN_MS, check_rights
 from gateway.commands.ledger_rows import Move, Sending
 from gateway.commands.open_commands import OpenCommand, OpenCommands
 from gateway.commands.sending import Envelope, pause_s
@@ -40,11 +42,21 @@ NOBODY_S: Final = 30.0
 
 NOBODY_MAX_S: Final = 3600.0
 
+STALE_S: Final = 10.0
+"""What was recorded so long ago, and may wait, is recorded anew before it leaves: the scooter may
+have booted, or have another key.
+"""
+
+LEFT_MIN_S: Final = LEFT_MIN_MS / 1000
+
 _AWAY: Final[tuple[type[BaseException], ...]] = (ServerAway, *AWAY)
 
 
 class Publisher(Protocol):
     """The way to the broker, as far as commands need it."""
+
+    @property
+    def connected(self) -> bool: ...
 
     async def publish(
         self, topic: str, payload: bytes, *, qos: int, expiry_s: int | None = None
@@ -61,6 +73,7 @@ class Dispatcher:
         *,
         facts: FactsReader,
         envelope: Envelope,
+        rights: Rights,
         open_commands: OpenCommands,
         is_primary: Callable[[], bool],
         replies_wanted: asyncio.Event,
@@ -71,6 +84,7 @@ class Dispatcher:
         self._publisher = publisher
         self._facts = facts
         self._envelope = envelope
+        self._rights = rights
         self._open = open_commands
         self._is_primary = is_primary
         self._replies_wanted = replies_wanted
@@ -122,9 +136,13 @@ class Dispatcher:
 
     async def send(self, command: OpenCommand) -> None:
         """One send, or the note to try again; nothing leaves once the command's time is up."""
-        if not self._may_send(command):
+        if not self._may_send(command, left_s=self._open.left_s(command)):
             return
         try:
+            if not self._publisher.connected:
+                raise ServerAway("broker", "the downlink is not connected")
+            if self._is_stale(command):
+                command.payload = None
             if command.payload is None and not await self._record(command):
                 return
             await self._publish(command)
@@ -134,15 +152,38 @@ class Dispatcher:
         else:
             self._outage.back()
 
-    def _may_send(self, command: OpenCommand) -> bool:
+    def _may_send(self, command: OpenCommand, *, left_s: float) -> bool:
         is_open = self._open.get(command.request_id) is command
         is_wanted = command.status in (CommandStatus.QUEUED, CommandStatus.SENT)
-        return is_open and is_wanted and self._is_primary() and self._open.left_s(command) >= 1.0
+        return is_open and is_wanted and self._is_primary() and left_s >= LEFT_MIN_S
+
+    def _is_stale(self, command: OpenCommand) -> bool:
+        waits = COMMANDS[command.command].waits
+        return waits and self._open.now() - command.recorded_at > STALE_S
+
+    def _objection(self, command: OpenCommand) -> str | None:
+        """What the registry has against it by now: rights and standings change while it waits."""
+        scooter_id, name, rights = command.scooter_id, command.command, self._rights
+        try:
+            check_rights(
+                name,
+                COMMANDS[name],
+                scooter_id,
+                standing=rights.standing(scooter_id),
+                has_right=rights.may(command.login, name, rights.tags(scooter_id)),
+            )
+        except CommandError as error:
+            return str(error)
+        return None
 
     async def _record(self, command: OpenCommand) -> bool:
         """Write the next send down; False when it must not be."""
         facts = (await self._facts.read([command.scooter_id]))[command.scooter_id]
         rule, at = COMMANDS[command.command], self._open.now()
+        if (objection := self._objection(command)) is not None:
+            if command.status is CommandStatus.QUEUED:
+                await self._close(command, CommandStatus.REFUSED, objection, {})
+            return False  # one that left before may have been carried out: its time runs out
         if facts.is_away and rule.waits:
             return False  # it waits until the scooter comes online
         async with self._pool.acquire() as connection, transaction(connection):
@@ -154,6 +195,7 @@ class Dispatcher:
                 sends=command.sends + 1,
                 left_s=self._open.left_s(command),
                 at=at,
+                before=(command.boot, command.exp),
             )
             if not rule.waits and command.sends and sending.boot != command.boot:
                 return False  # a scooter that booted since may have carried it out before
@@ -164,7 +206,8 @@ class Dispatcher:
         self._metrics.commands.labels(command=command.command, status=CommandStatus.SENT).inc()
         self._replies_wanted.set()
         command.status, command.sends = CommandStatus.SENT, moved[0].sends
-        command.boot, command.last_error = sending.boot, None
+        command.boot, command.exp, command.last_error = sending.boot, sending.exp, None
+        command.recorded_at = at
         if sending.next_send_s is not None:
             self._open.schedule(command, self._open.now() + sending.next_send_s)
         command.payload = self._envelope.payload(
@@ -196,13 +239,14 @@ class Dispatcher:
 
     async def _publish(self, command: OpenCommand) -> None:
         """Raises ServerAway when it did not leave; then `payload` is still there."""
-        expiry_s = math.floor(self._open.left_s(command))
-        payload = command.payload
-        if payload is None or expiry_s < 1 or not self._may_send(command):
+        # Asked again, and of the very number that the broker is told: an expiry of 0 is none.
+        left_s, payload = self._open.left_s(command), command.payload
+        if payload is None or not self._may_send(command, left_s=left_s):
             return
+        topic = topics.commands(command.scooter_id)
         try:
             published = await self._publisher.publish(
-                topics.commands(command.scooter_id), payload, qos=1, expiry_s=expiry_s
+                topic, payload, qos=1, expiry_s=math.floor(left_s)
             )
         except PublishUnknown:
             command.payload, command.has_left = None, True  # a resend decides
@@ -232,25 +276,39 @@ class Dispatcher:
 
     async def _nobody(self, command: OpenCommand) -> None:
         """The scooter is away after all: nobody subscribes to its commands, nobody got this."""
-        waits = COMMANDS[command.command].waits
-        to = CommandStatus.QUEUED if waits else CommandStatus.REFUSED
+        detail = f"{Refusal.AWAY}: the scooter is not connected"
+        evidence = {"puback": "no matching subscribers"}
+        if not COMMANDS[command.command].waits:
+            await self._close(command, CommandStatus.REFUSED, detail, evidence)
+        elif await self._move(command, CommandStatus.QUEUED, detail, evidence):
+            command.status = CommandStatus.QUEUED
+            wait_s = min(NOBODY_MAX_S, NOBODY_S * 2 ** (command.sends - 1))
+            self._open.schedule(command, self._open.now() + wait_s)
+
+    async def _close(
+        self, command: OpenCommand, to: CommandStatus, detail: str, evidence: dict[str, str]
+    ) -> None:
+        if await self._move(command, to, detail, evidence):
+            self._open.forget(command.request_id)
+
+    async def _move(
+        self, command: OpenCommand, to: CommandStatus, detail: str, evidence: dict[str, str]
+    ) -> bool:
+        """Whether it could be moved; else somebody closed it, and it is forgotten."""
         move = Move(
             request_id=command.request_id,
             to=to,
             by=self._by,
-            detail=f"{Refusal.AWAY}: the scooter is not connected",
-            evidence={"puback": "no matching subscribers"},
-            after=(CommandStatus.SENT,),
+            detail=detail,
+            evidence=evidence,
+            after=(command.status,),
             if_sends=command.sends,
         )
         async with self._pool.acquire() as connection, transaction(connection):
             moved = await ledger.move(connection, [move])
         self._replies_wanted.set()
-        if not moved or not waits:
+        if not moved:
             self._open.forget(command.request_id)
-        if moved:
-            self._metrics.commands.labels(command=command.command, status=to).inc()
-            command.status = to
-            if waits:
-                wait_s = min(NOBODY_MAX_S, NOBODY_S * 2 ** (command.sends - 1))
-                self._open.schedule(command, self._open.now() + wait_s)
+            return False
+        self._metrics.commands.labels(command=command.command, status=to).inc()
+        return True

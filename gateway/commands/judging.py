@@ -63,7 +63,10 @@ def judge(request: Request, about: Circumstances) -> Verdict:
     try:
         rule = CANCEL_RULE if request.command == CANCEL else rule_of(request.command)
         params = check_params(request.command, request.params)
-        _check_rights(request, rule, about)
+        scooter_id, standing = request.scooter_id, about.standing
+        check_rights(
+            request.command, rule, scooter_id, standing=standing, has_right=about.has_right
+        )
         ttl_s = _ttl_s(request, rule)
         expires_ms = min(request.at, about.now_ms) + round(ttl_s * 1000)
         _check_time(request, about, expires_ms)
@@ -91,15 +94,18 @@ def judge(request: Request, about: Circumstances) -> Verdict:
 CANCEL_RULE: Final = Rule(ttl_s=60, resends=0, actuator="", waits=True)
 
 
-def _check_rights(request: Request, rule: Rule, about: Circumstances) -> None:
-    if about.standing is None:
-        raise CommandError(Refusal.UNKNOWN_SCOOTER, f"nobody registered {request.scooter_id}")
-    if about.standing is Standing.RETIRED:
-        raise CommandError(Refusal.UNKNOWN_SCOOTER, f"{request.scooter_id} is retired")
-    if not about.has_right:
-        raise CommandError(Refusal.NO_RIGHT, f"this key may not {request.command} this scooter")
-    if rule.guards and about.standing is not Standing.ACTIVE:
-        raise CommandError(Refusal.NOT_ACTIVE, f"the scooter is {about.standing}")
+def check_rights(
+    command: str, rule: Rule, scooter_id: str, *, standing: Standing | None, has_right: bool
+) -> None:
+    """Raises CommandError where the registry forbids it: when it is asked for, and at each send."""
+    if standing is None:
+        raise CommandError(Refusal.UNKNOWN_SCOOTER, f"nobody registered {scooter_id}")
+    if standing is Standing.RETIRED:
+        raise CommandError(Refusal.UNKNOWN_SCOOTER, f"{scooter_id} is retired")
+    if not has_right:
+        raise CommandError(Refusal.NO_RIGHT, f"this key may not {command} this scooter")
+    if rule.guards and standing is not Standing.ACTIVE:
+        raise CommandError(Refusal.NOT_ACTIVE, f"the scooter is {standing}")
 
 
 def _ttl_s(request: Request, rule: Rule) -> float:

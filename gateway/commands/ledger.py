@@ -117,11 +117,22 @@ _KNOWN: Final = """
         extract(epoch FROM expires_at - clock_timestamp())::float8 AS left_s
     FROM commands WHERE request_id = ANY ($1::text[])
 """
+_OPEN_IDS: Final = """
+    SELECT array_agg(request_id ORDER BY issued) FROM commands
+    WHERE status IN ('queued', 'sent', 'received')
+"""
+# A server that took over with a clock behind must not make more time than there ever was.
 _OPEN: Final = """
-    SELECT request_id, scooter_id, command, params, status, sends, boot, last_error,
-        extract(epoch FROM expires_at - clock_timestamp())::float8 AS left_s,
+    SELECT request_id, scooter_id, command, login, params, status, sends, boot, exp, last_error,
+        least(extract(epoch FROM expires_at - clock_timestamp()), ttl_s)::float8 AS left_s,
         extract(epoch FROM next_send_at - clock_timestamp())::float8 AS next_send_s
-    FROM commands WHERE status IN ('queued', 'sent', 'received') ORDER BY issued
+    FROM commands WHERE request_id = ANY ($1::text[])
+        AND status IN ('queued', 'sent', 'received') ORDER BY issued
+"""
+# Whoever moves several takes them in one order, so that two never wait for each other.
+_LOCK: Final = """
+    SELECT FROM commands WHERE request_id = ANY ($1::text[])
+    ORDER BY request_id FOR NO KEY UPDATE
 """
 _PRUNE: Final = """
     DELETE FROM commands WHERE request_id = ANY (ARRAY(
@@ -180,6 +191,8 @@ async def move(connection: asyncpg.Connection, moves: Sequence[Move]) -> list[Mo
     """Make each move that is legal now, and return those; at most one a command in a call."""
     if not moves:
         return []
+    if len(moves) > 1:
+        await connection.execute(_LOCK, [each.request_id for each in moves])
     wishes = [
         _flat(each) | {"after": list(each.after or before(each.to)), "done_by": each.by}
         for each in moves
@@ -216,8 +229,15 @@ async def known(
     return {row[0]: Known(**{**row, "status": CommandStatus(row["status"])}) for row in rows}
 
 
-async def still_open(connection: asyncpg.Connection | asyncpg.Pool) -> list[StillOpen]:
+async def open_ids(connection: asyncpg.Connection | asyncpg.Pool) -> list[str]:
     """Every open command in the order of issue."""
+    return await connection.fetchval(_OPEN_IDS) or []
+
+
+async def still_open(
+    connection: asyncpg.Connection | asyncpg.Pool, request_ids: Sequence[str]
+) -> list[StillOpen]:
+    """Those of them that are open, in the order of issue."""
     return [
         StillOpen(
             **{
@@ -226,7 +246,7 @@ async def still_open(connection: asyncpg.Connection | asyncpg.Pool) -> list[Stil
                 "status": CommandStatus(row["status"]),
             }
         )
-        for row in await connection.fetch(_OPEN)
+        for row in await connection.fetch(_OPEN, list(request_ids))
     ]
 
 

@@ -93,10 +93,12 @@ class StillOpen(NamedTuple):
     request_id: str
     scooter_id: str
     command: str
+    login: str
     params: dict[str, Any]
     status: CommandStatus
     sends: int
     boot: int | None
+    exp: int | None
     last_error: str | None
     left_s: float
     next_send_s: float | None

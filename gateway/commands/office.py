@@ -75,12 +75,14 @@ class CommandOffice:
             publish=self._tell,
             replies_wanted=self._replies_wanted,
             metrics=metrics,
+            by=by,
         )
         self._dispatcher = Dispatcher(
             pool,
             downlink,
             facts=facts,
             envelope=envelope,
+            rights=registry,
             open_commands=open_commands,
             is_primary=primary.is_held,
             replies_wanted=self._replies_wanted,
@@ -123,7 +125,7 @@ class CommandOffice:
         """What must run for commands to move."""
         return {
             "open commands": self._taking_up.run,
-            "dispatch": self._dispatcher.run,
+            "dispatch": self._dispatch,
             "overdue": self._overdue.run,
             "evidence": self._overdue.watch_evidence,
             "replies": partial(
@@ -135,6 +137,11 @@ class CommandOffice:
             ),
             "old commands": partial(prune_commands, self._pool, keep_days=self._keep_days),
         }
+
+    async def _dispatch(self) -> None:
+        """Who may what, and with which key it is signed, is known before anything leaves."""
+        await self._registry.loaded.wait()
+        await self._dispatcher.run()
 
     async def _tell(self, topic: str, payload: bytes, correlation: bytes | None) -> Published:
         return await self._downlink.publish(topic, payload, qos=1, correlation=correlation)

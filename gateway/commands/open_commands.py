@@ -22,21 +22,25 @@ def clock() -> float:
 class OpenCommand:
     """One open command. `deadline` and `due` (the next send) are in `clock` seconds.
 
-    `payload` is recorded and ready to be published; None wants a send to be recorded first.
+    `payload` was recorded at `recorded_at` and is ready to be published; None wants a send to be
+    recorded first. `login` is the operator's key that asked.
     `has_left` is whether the broker may ever have had it.
     """
 
     request_id: str
     scooter_id: str
     command: str
+    login: str
     params: dict[str, Any]
     status: CommandStatus
     deadline: float
     due: float = math.inf
     sends: int = 0
     boot: int | None = None
+    exp: int | None = None
     last_error: str | None = None
     payload: bytes | None = field(default=None, repr=False)
+    recorded_at: float = -math.inf
     has_left: bool = True
     asked_at: float | None = None
     sent_at: float | None = None
@@ -133,12 +137,14 @@ def taken_up(row: StillOpen, asked_at: float) -> OpenCommand:
         request_id=row.request_id,
         scooter_id=row.scooter_id,
         command=row.command,
+        login=row.login,
         params=row.params,
         status=row.status,
         deadline=asked_at + row.left_s,
         due=due,
         sends=row.sends,
         boot=row.boot,
+        exp=row.exp,
         last_error=row.last_error,
         has_left=row.status is not CommandStatus.QUEUED,
     )

@@ -33,7 +33,9 @@ _WANTED: Final = {"lock": "locked", "unlock": "unlocked"}
 
 # What a later command did to the lock is no evidence for an earlier one.
 _UNKNOWN: Final = """
-    SELECT request_id, scooter_id, command, lock_order FROM commands AS c
+    SELECT request_id, scooter_id, command, lock_order,
+        floor(extract(epoch FROM received_at) * 1000)::bigint AS received_ms
+    FROM commands AS c
     WHERE status = 'timed_out' AND command IN ('lock', 'unlock')
         AND moved_at > clock_timestamp() - interval '1 day'
         AND NOT EXISTS (
@@ -91,8 +93,13 @@ class Overdue:
         facts = await self._facts.read(row["scooter_id"] for row in rows)
         moves = []
         for row in rows:
-            lock, order = facts[row["scooter_id"]].lock, facts[row["scooter_id"]].lock_order
-            if order and order != row["lock_order"] and lock == _WANTED[row["command"]]:
+            known = facts[row["scooter_id"]]
+            lock, order = known.lock, known.lock_order
+            # Measured since it was asked for: a batch, or a Redis that was refilled, brings what is
+            # other than at the send and yet older.
+            is_since = known.lock_at is not None and known.lock_at >= row["received_ms"]
+            is_newer = is_since and order is not None and order != row["lock_order"]
+            if is_newer and lock == _WANTED[row["command"]]:
                 moves.append(
                     Move(
                         request_id=row["request_id"],

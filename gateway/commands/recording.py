@@ -61,13 +61,14 @@ class Recorder:
         self._policy = policy
         self._now = now
 
-    async def refuse(self, connection: asyncpg.Connection, bad: Sequence[NoWish]) -> None:
+    async def refuse(self, connection: asyncpg.Connection, bad: Sequence[NoWish]) -> Recorded:
         """Replies for what is no request, as far as there is somebody to reply to."""
         now_ms = await ledger.now_ms(connection)
         for each in bad:
             if each.asker is not None:
                 body = refusal(each.said, each.detail, now_ms=now_ms)
                 await ledger.tell(connection, each.asker.topic, each.asker.correlation, body)
+        return Recorded()
 
     async def record(
         self, connection: asyncpg.Connection, wishes: Sequence[Wish], facts: Mapping[str, Facts]
@@ -232,6 +233,7 @@ class Recorder:
             request_id=command.request_id,
             scooter_id=command.scooter_id,
             command=command.command,
+            login=command.login,
             params=dict(command.params),
             status=command.status,
             deadline=began_at + left_s,
@@ -239,7 +241,8 @@ class Recorder:
             asked_at=began_at,
         )
         if command.sending is not None:  # it is recorded here, so it can leave at once
-            opened.sends, opened.boot, opened.due = 1, command.sending.boot, began_at
+            opened.sends, opened.due, opened.recorded_at = 1, began_at, began_at
+            opened.boot, opened.exp = command.sending.boot, command.sending.exp
             opened.payload = self._envelope.payload(
                 command.sending,
                 request_id=command.request_id,

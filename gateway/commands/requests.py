@@ -30,6 +30,8 @@ RECORD_WITHIN_S: Final = 3.0
 """After this Postgres counts as away and requests are refused."""
 
 _RACES: Final = 3
+_DOUBT_S: Final = 60.0
+"""After Postgres is back, a commit that it had in hand may come through for so long."""
 _REFUSE_WITHIN_S: Final = 2.0
 
 Publish = Callable[[str, bytes, bytes | None], Awaitable[object]]
@@ -50,6 +52,7 @@ class Requests:
         publish: Publish,
         replies_wanted: asyncio.Event,
         metrics: Metrics,
+        by: str,
     ) -> None:
         self._pool = pool
         self._recorder = recorder
@@ -59,7 +62,9 @@ class Requests:
         self._publish = publish
         self._replies_wanted = replies_wanted
         self._metrics = metrics
-        self._doubtful: dict[str, None] = {}
+        self._by = by
+        self._doubtful: dict[str, float | None] = {}
+        """When each was disowned first."""
         self._outage = Outage("ledger, so requests are refused")
 
     async def accept(self, deliveries: Sequence[Delivery]) -> list[str | None]:
@@ -74,25 +79,27 @@ class Requests:
         facts = await self._facts.read(each.request.scooter_id for each in good)
         if bad:
             await self._in_transaction(partial(self._recorder.refuse, bad=bad), refused=bad)
-        for wanted in one_each(good):
-            try:
-                await self._record(wanted, facts)
-            except asyncpg.DataError:  # one that Postgres cannot store must not stop the others
-                for each in wanted:
-                    await self._record_alone(each, facts)
+        rounds = one_each(good)
+        while rounds and await self._record_round(rounds.pop(0), facts):
+            pass
+        if rounds:  # statuses and acks behind this batch shall not wait for each round's time
+            rest = [each for wanted in rounds for each in wanted]
+            await self._refuse_aloud([_refused(each, _UNAVAILABLE) for each in rest])
         return [each.detail if isinstance(each, NoWish) else None for each in read]
 
-    async def disown(self, connection: asyncpg.Connection) -> None:
+    async def disown(self, connection: asyncpg.Connection) -> frozenset[str]:
         """Refuse in the ledger too what was refused while it could not be seen.
 
         Nothing of it was sent: what is not in `open_commands` is not dispatched before this.
+        Returns what may still be on its way into the ledger: a commit that a frozen Postgres had
+        in hand comes through when it wakes up, which may be after this.
         """
         ids = list(self._doubtful)
         moves = [
             Move(
                 request_id=each,
                 to=CommandStatus.REFUSED,
-                by="gateway",
+                by=self._by,
                 detail=f"{Refusal.UNAVAILABLE}: refused while the ledger was away",
                 after=(CommandStatus.QUEUED, CommandStatus.SENT),
             )
@@ -100,22 +107,37 @@ class Requests:
         ]
         await ledger.move(connection, moves)
         for each in ids:
-            self._doubtful.pop(each, None)
+            first = self._doubtful[each]
+            if first is None:
+                self._doubtful[each] = time.monotonic()
+            elif time.monotonic() - first > _DOUBT_S:
+                del self._doubtful[each]
+        return frozenset(ids)
 
-    async def _record(self, wanted: Sequence[Wish], facts: Mapping[str, Facts]) -> None:
+    async def _record_round(self, wanted: Sequence[Wish], facts: Mapping[str, Facts]) -> bool:
+        """Whether the ledger is there."""
+        try:
+            return await self._record(wanted, facts)
+        except asyncpg.DataError:  # one that Postgres cannot store must not stop the others
+            return all([await self._record_alone(each, facts) for each in wanted])
+
+    async def _record(self, wanted: Sequence[Wish], facts: Mapping[str, Facts]) -> bool:
         recorded = await self._in_transaction(
             partial(self._recorder.record, wishes=wanted, facts=facts),
             refused=[_refused(each, _UNAVAILABLE) for each in wanted],
         )
         if recorded is not None:
             self._take(recorded)
+        return recorded is not None
 
-    async def _record_alone(self, wish: Wish, facts: Mapping[str, Facts]) -> None:
+    async def _record_alone(self, wish: Wish, facts: Mapping[str, Facts]) -> bool:
         try:
-            await self._record([wish], facts)
-        except asyncpg.DataError as error:
-            log.warning("a request cannot be stored", reason=str(error))
-            await self._refuse_aloud([_refused(wish, f"{Refusal.BAD_REQUEST}: {error}")])
+            return await self._record([wish], facts)
+        except asyncpg.DataError as error:  # whose text quotes the request
+            log.warning("a request cannot be stored", sqlstate=error.sqlstate)
+            detail = f"{Refusal.BAD_REQUEST}: the ledger cannot store it"
+            await self._refuse_aloud([_refused(wish, detail)])
+            return True
 
     def _read(self, delivery: Delivery) -> Wish | NoWish:
         wish = wishes.read(delivery)

@@ -38,12 +38,26 @@ class Envelope:
     fleet_secret: str | None = field(default=None, repr=False)
 
     def sending(
-        self, rule: Rule, facts: Facts, *, n: int, sends: int, left_s: float, at: float
+        self,
+        rule: Rule,
+        facts: Facts,
+        *,
+        n: int,
+        sends: int,
+        left_s: float,
+        at: float,
+        before: tuple[int | None, int | None] = (None, None),
     ) -> Sending:
-        """The numbers of the send number `sends`, for a command with `left_s` to go."""
+        """The numbers of the send number `sends`, for a command with `left_s` to go.
+
+        `before` are `boot` and `exp` of the last one. What opens a scooter gets no more of its
+        uptime by a resend, whatever the clocks say that came between, as after a restart.
+        """
         boot = exp = None
         if (uptime := facts.uptime(at)) is not None:
             boot, exp = uptime[0], uptime[1] + math.floor(left_s * 1000)
+            if rule.guards and before[0] == boot and before[1] is not None:
+                exp = min(exp, before[1])
             if exp >= UPTIME_MAX_MS:
                 boot = exp = None
         return Sending(

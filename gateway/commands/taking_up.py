@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 import asyncpg
@@ -22,6 +23,12 @@ EVERY: Final = 5
 
 PRUNE_PERIOD_S: Final = 600.0
 
+_AT_ONCE: Final = 500
+"""Commands that are read in one go."""
+
+LOOKED_AT: Final = 1000
+"""Scooters that one round looks at: Redis has telemetry to keep, also while a fleet is away."""
+
 _AWAY: Final[tuple[type[BaseException], ...]] = (ServerAway, *AWAY)
 
 
@@ -35,7 +42,7 @@ class TakingUp:
         facts: FactsReader,
         acks: Acks,
         open_commands: OpenCommands,
-        disown: Callable[[asyncpg.Connection], Awaitable[None]],
+        disown: Callable[[asyncpg.Connection], Awaitable[Collection[str]]],
         came_online: Callable[[str], None],
         may_take: Callable[[], Awaitable[object]],
         is_primary: Callable[[], bool],
@@ -49,6 +56,7 @@ class TakingUp:
         self._may_take = may_take
         self._is_primary = is_primary
         self._rounds = 0
+        self._looked_at = ""
 
     def lose(self, _reason: str) -> None:
         """Another gateway is primary now: what is open is its business."""
@@ -60,8 +68,8 @@ class TakingUp:
         outage = Outage("open commands", most_s=5.0)
         while True:
             if not self._is_primary():
-                self.lose("")
                 await self._may_take()
+                self.lose("")  # also what a batch added that was in hand when we lost it
             wait_s = PERIOD_S
             try:
                 while await self._acks.drain():
@@ -79,26 +87,33 @@ class TakingUp:
     async def take_up(self) -> None:
         """What is open in the ledger is open here, and nothing else."""
         async with self._pool.acquire() as connection, transaction(connection):
-            await self._disown(connection)
+            in_doubt = await self._disown(connection)
         before = {each.request_id for each in self._open}
-        asked_at = self._open.now()
-        rows = {row.request_id: row for row in await ledger.still_open(self._pool)}
-        for request_id in before - rows.keys():
+        ids = await ledger.open_ids(self._pool)
+        for request_id in before.difference(ids):
             self._open.forget(request_id)
-        for request_id, row in rows.items():
-            if self._open.get(request_id) is None:
-                self._open.add(taken_up(row, asked_at))
+        missing = [each for each in ids if each not in before and each not in in_doubt]
+        for start in range(0, len(missing), _AT_ONCE):
+            asked_at = self._open.now()
+            for row in await ledger.still_open(self._pool, missing[start : start + _AT_ONCE]):
+                if self._open.get(row.request_id) is None:
+                    self._open.add(taken_up(row, asked_at))
 
     async def look_around(self) -> None:
         """A report may have told what no birth did: that a scooter is online."""
-        waiting = {
-            each.scooter_id
-            for each in self._open
-            if each.due == math.inf
-            and COMMANDS[each.command].waits
-            and each.status is CommandStatus.QUEUED
-        }
-        for scooter_id, facts in (await self._facts.read(waiting)).items():
+        waiting = sorted(
+            {
+                each.scooter_id
+                for each in self._open
+                if each.due == math.inf
+                and COMMANDS[each.command].waits
+                and each.status is CommandStatus.QUEUED
+            }
+        )
+        start = bisect_right(waiting, self._looked_at)
+        chosen = waiting[start : start + LOOKED_AT]
+        self._looked_at = chosen[-1] if len(chosen) == LOOKED_AT else ""
+        for scooter_id, facts in (await self._facts.read(chosen)).items():
             if not facts.is_away:
                 self._came_online(scooter_id)
 

@@ -9,8 +9,10 @@ from redis.asyncio import Redis
 from devices.contract import topics
 from devices.contract.commands import CommandStatus
 from devices.contract.topics import Uplink
-from gateway.commands.acks import AckedStates
+from gateway.commands import ledger
+from gateway.commands.acks import RECORD_WITHIN_S, AckedStates
 from gateway.commands.acks_stream import ACKS, AcksStream, ScooterAck
+from gateway.commands.ledger_rows import Move
 from gateway.errors import ServerAway
 from gateway.links.delivery import Delivery
 from gateway.local.servers import Servers
@@ -142,6 +144,19 @@ async def test_a_lock_that_moves_is_tried_again_until_it_stands(
     assert (await office.story(ref))[-1] == "succeeded"
 
 
+async def test_a_rejection_that_comes_again_before_the_next_try_changes_nothing(
+    office: Office, redis: Redis, scooter_id: str
+) -> None:
+    ref, request_id = await sent(office, redis, scooter_id, "lock")
+    for _ in range(3):
+        await office.ack(scooter_id, request_id, "rejected", error="moving")
+        await office.travel(2.0)
+    assert await office.story(ref) == ["sent", "sent"]
+    assert office.metrics.value("gateway_acks_without_effect_total") == 2
+    await office.dispatch()  # five seconds after the first rejection
+    assert await office.story(ref) == ["sent", "sent", "sent"]
+
+
 async def test_a_lock_that_moves_to_the_end_is_rejected(
     office: Office, redis: Redis, scooter_id: str
 ) -> None:
@@ -257,3 +272,39 @@ async def test_the_stream_keeps_what_an_ack_said(redis: Redis, scooter_id: str) 
     assert kept == ack
     await stream.remove([entry_id])
     assert await stream.read() == []
+
+
+async def test_while_the_ledger_hangs_one_batch_waits_for_it_and_the_next_do_not(
+    office: Office, redis: Redis, scooter_id: str
+) -> None:
+    """Statuses come in the same session: presence must not wait for each batch of acks."""
+    ref, request_id = await sent(office, redis, scooter_id)
+    async with office.pool.acquire() as blocker, blocker.transaction():
+        await blocker.execute("LOCK TABLE commands")
+        began = asyncio.get_running_loop().time()
+        for status in ("received", "success"):
+            office.open.forget(request_id)
+            assert await office.ack(scooter_id, request_id, status)
+        assert asyncio.get_running_loop().time() - began < 2 * RECORD_WITHIN_S
+        assert await redis.xlen(ACKS) == 2
+    while await office.acks.drain():
+        pass
+    assert await office.story(ref) == ["sent", "received", "succeeded"]
+
+
+async def test_two_that_move_the_same_commands_do_not_wait_for_each_other(
+    office: Office, redis: Redis, scooter_id: str
+) -> None:
+    ids = []
+    for letter in "abcdef":
+        _, request_id = await sent(office, redis, f"{scooter_id}{letter}", "lock")
+        ids.append(request_id)
+
+    async def move(order: list[str]) -> None:
+        for _ in range(40):
+            async with office.pool.acquire() as connection, connection.transaction():
+                moves = [Move(request_id=each, to=CommandStatus.SENT, by="t") for each in order]
+                await ledger.move(connection, moves)
+
+    await asyncio.gather(move(ids), move(ids[::-1]), move(ids[3:] + ids[:3]))
+    assert (await office.pool.fetchval("SELECT min(moves) FROM commands")) == 121

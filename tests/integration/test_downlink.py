@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import aiomqtt
+import mqtt5
 import pytest
 
 from devices.contract import topics
@@ -17,6 +18,7 @@ from tests.accounts import LOAD
 from tests.eventually import eventually
 from tests.mqtt_session import always
 from tests.proxy import Proxy
+from tests.scripted_broker import grant_all, scripted_broker
 from tests.services import mosquitto_of
 
 
@@ -111,3 +113,30 @@ async def test_it_stops_while_the_broker_is_frozen(own_mosquitto: Servers, fresh
     async with running(fresh_id, broker):
         own_mosquitto.mosquitto.pause()
     own_mosquitto.mosquitto.resume()
+
+
+async def test_no_publish_is_held_back_until_earlier_ones_are_confirmed() -> None:
+    """A command was in time when it was handed over: it leaves then or never."""
+    heard: list[bytes] = []
+    enough = asyncio.Event()
+
+    def answers(packet: mqtt5.Packet) -> list[mqtt5.Packet | bytes]:
+        if not isinstance(packet, mqtt5.PublishPacket):
+            return grant_all(packet)
+        if packet.topic != "t":  # the gateway's birth
+            assert packet.packet_id is not None
+            return [mqtt5.PubAckPacket(packet.packet_id)]
+        heard.append(bytes(packet.payload or b""))
+        if len(heard) == 30:
+            enough.set()
+        return []
+
+    async with scripted_broker(answers) as broker, running("g", broker) as downlink:
+        publishing = asyncio.gather(
+            *(downlink.publish("t", b"%d" % number, qos=1) for number in range(30)),
+            return_exceptions=True,
+        )
+        async with asyncio.timeout(4):
+            await enough.wait()
+        publishing.cancel()
+    assert heard == [b"%d" % number for number in range(30)]

@@ -2,12 +2,21 @@
 
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 from redis.asyncio import Redis
 
 from gateway.commands.overdue import GRACE_S
 from gateway.errors import ServerAway
-from tests.command_office import Office, is_there, open_office, ref_of, request, statuses
+from tests.command_office import (
+    Office,
+    is_there,
+    now_ms,
+    open_office,
+    ref_of,
+    request,
+    statuses,
+)
 
 
 @pytest.fixture
@@ -121,6 +130,21 @@ async def test_newer_telemetry_of_the_lock_resolves_what_timed_out(
     assert row["detail"].startswith("telemetry")
 
 
+async def test_a_report_from_before_the_command_is_no_evidence(
+    office: Office, redis: Redis, scooter_id: str
+) -> None:
+    """A batch brings old reports, and a Redis that was refilled knows older ones."""
+    ref = await sent(office, redis, scooter_id, "unlock")
+    await office.travel(24)
+    await office.overdue.close()
+    before = now_ms() - 600_000
+    await is_there(redis, scooter_id, lock="unlocked", lock_order="7:2:0:11", lock_at=before)
+    assert await office.overdue.resolve() == 0
+    await is_there(redis, scooter_id, lock="unlocked", lock_order="7:2:0:11", lock_at=None)
+    assert await office.overdue.resolve() == 0
+    assert (await office.story(ref))[-1] == "timed_out"
+
+
 async def test_what_a_later_command_did_is_no_evidence_for_an_earlier_one(
     office: Office, redis: Redis, scooter_id: str
 ) -> None:
@@ -148,4 +172,35 @@ async def test_a_request_in_doubt_is_disowned_before_it_could_be_sent(
     await office.travel(8)
     await office.dispatch()
     assert office.publisher.commands(scooter_id) == []
+    assert await office.story(ref_of(asked)) == ["sent", "refused"]
+
+
+@pytest.mark.parametrize("when", ["after", "within"])
+async def test_a_commit_that_comes_through_after_the_ledger_is_back_is_disowned_too(
+    office: Office, redis: Redis, scooter_id: str, when: str
+) -> None:
+    """A frozen Postgres had it in hand, and answers others before it goes on with it."""
+    await is_there(redis, scooter_id)
+    asked = request(scooter_id, "set_speed_limit", params={"kmh": 9})
+    await office.ask(asked)
+    request_id = (await office.row(ref_of(asked)))["request_id"]
+    office.open.forget(request_id)
+    office.requests._doubtful[request_id] = None  # noqa: SLF001
+    row = "UPDATE commands SET status = $1 WHERE request_id = $2"
+    await office.pool.execute(row, "expired", request_id)  # not to be seen yet
+
+    async def disown(connection: asyncpg.Connection) -> frozenset[str]:
+        in_doubt = await office.requests.disown(connection)
+        if when == "within":
+            await connection.execute(row, "sent", request_id)
+        return in_doubt
+
+    office.taking_up._disown = disown  # noqa: SLF001
+    await office.taking_up.take_up()
+    assert len(office.open) == 0
+    if when == "after":
+        await office.pool.execute(row, "sent", request_id)
+    office.taking_up._disown = office.requests.disown  # noqa: SLF001
+    await office.taking_up.take_up()
+    assert len(office.open) == 0
     assert await office.story(ref_of(asked)) == ["sent", "refused"]

@@ -11,6 +11,7 @@ from devices.contract import mac, topics
 from devices.contract.commands import REQUEST_MAX, CommandStatus
 from devices.standing import Standing
 from gateway.commands import wishes
+from gateway.commands.requests import RECORD_WITHIN_S
 from gateway.errors import ServerAway
 from gateway.local.servers import Servers
 from tests.command_office import (
@@ -348,6 +349,21 @@ async def test_without_a_ledger_every_request_is_refused_at_once(
         assert sent.body["status"] == "refused"
         assert sent.body["ref"] == ref_of(asked)
         assert sent.body["detail"].startswith("unavailable")
+
+
+async def test_while_the_ledger_hangs_a_batch_waits_for_it_once(
+    office: Office, redis: Redis, scooter_id: str
+) -> None:
+    """However many of its requests are for one scooter: statuses and acks are behind it."""
+    await is_there(redis, scooter_id)
+    asked = [request(scooter_id, "locate") for _ in range(4)]
+    async with office.pool.acquire() as blocker, blocker.transaction():
+        await blocker.execute("LOCK TABLE commands")
+        began = asyncio.get_running_loop().time()
+        assert await office.ask(*asked) == [None] * 4
+        assert asyncio.get_running_loop().time() - began < 2 * RECORD_WITHIN_S
+    told = {each["ref"]: each["detail"].partition(":")[0] for each in office.publisher.replies()}
+    assert told == {ref_of(each): "unavailable" for each in asked}
 
 
 async def test_what_postgres_cannot_store_is_refused_and_stops_nobody_else(

@@ -24,6 +24,7 @@ def command(request_id: str = "1", *, deadline: float = 2000.0, due: float = 100
         request_id=request_id,
         scooter_id="SC-0001",
         command="lock",
+        login="alice.laptop",
         params={},
         status=CommandStatus.SENT,
         deadline=deadline,
@@ -86,9 +87,23 @@ def test_overdue_waits_a_moment_for_an_answer_but_not_for_what_was_never_sent() 
 
 
 def test_what_is_taken_up_counts_from_before_the_ledger_was_asked() -> None:
-    row = StillOpen("1", "SC-0001", "lock", {}, CommandStatus.SENT, 1, 7, None, 12.5, -3.0)
+    row = StillOpen(
+        request_id="1",
+        scooter_id="SC-0001",
+        command="lock",
+        login="alice.laptop",
+        params={},
+        status=CommandStatus.SENT,
+        sends=1,
+        boot=7,
+        exp=99,
+        last_error=None,
+        left_s=12.5,
+        next_send_s=-3.0,
+    )
     found = taken_up(row, 1000.0)
-    assert (found.deadline, found.due, found.boot, found.has_left) == (1012.5, 1000.0, 7, True)
+    assert (found.deadline, found.due, found.has_left) == (1012.5, 1000.0, True)
+    assert (found.boot, found.exp) == (7, 99)
     waiting = taken_up(row._replace(status=CommandStatus.QUEUED), 1000.0)
     assert (waiting.due, waiting.has_left) == (math.inf, False)
 
