@@ -9,6 +9,7 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.asyncio.connection import parse_url
 from redis.exceptions import AuthenticationError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from devices.console.exits import CommandFailed
 from gateway.errors import ServerAway, SettingsError
@@ -55,9 +56,8 @@ async def postgres_if_any(settings: Settings) -> AsyncGenerator[asyncpg.Pool | N
 def postgres_url(settings: Settings) -> str:
     """Raises SettingsError for a gateway that runs on Redis alone, and for a wrong port."""
     if settings.postgres_url is None:
-        raise SettingsError(
-            ["SCOOTER_POSTGRES_URL: is not set, and this needs Postgres; Redis alone keeps states"]
-        )
+        unset = "is not set, and this needs Postgres; Redis alone keeps states"
+        raise SettingsError([f"SCOOTER_POSTGRES_URL: {unset}{_none_found(settings)}"])
     url = settings.postgres_url.get_secret_value()
     if problem := _postgres_problem(url):
         raise SettingsError([problem])
@@ -104,6 +104,8 @@ def postgres_told() -> Iterator[None]:
     except asyncpg.exceptions.ClientConfigurationError as error:
         raise SettingsError([f"SCOOTER_POSTGRES_URL: {error}"]) from None
     except AWAY as error:
+        if isinstance(error, OSError):
+            raise _away("postgres", error, "SCOOTER_POSTGRES_URL") from error
         raise ServerAway("postgres", str(error) or type(error).__name__) from error
     except asyncpg.PostgresError as error:
         state = error.sqlstate or ""
@@ -121,8 +123,25 @@ async def redis(settings: Settings) -> AsyncGenerator[Redis, None]:
         try:
             yield client
         except ServerAway as error:
-            if not isinstance(error.__cause__, AuthenticationError):
+            if isinstance(error.__cause__, AuthenticationError):
+                raise CommandFailed(
+                    f"Redis refuses the login ({error.detail}): check SCOOTER_REDIS_URL"
+                ) from error
+            if not isinstance(error.__cause__, RedisConnectionError):
                 raise
-            raise CommandFailed(
-                f"Redis refuses the login ({error.detail}): check SCOOTER_REDIS_URL"
-            ) from error
+            setting = f"SCOOTER_REDIS_URL{_none_found(settings)}"
+            raise _away("redis", error.__cause__, setting) from error.__cause__
+
+
+def _away(server: str, cause: BaseException, setting: str) -> ServerAway:
+    return ServerAway(server, f"{str(cause).rstrip('.')}: start it, or check {setting}")
+
+
+def _none_found(settings: Settings) -> str:
+    """For whoever forgot to say where they are: a second terminal beside the demo."""
+    if settings.model_fields_set:
+        return ""
+    return (
+        ". No setting was found here at all: SCOOTER_ENV_FILE names a file of them, the demo's is "
+        ".demo/gateway.env"
+    )

@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -141,6 +142,38 @@ def test_every_wrong_setting_is_told(runner: CliRunner, monkeypatch: pytest.Monk
     assert len(ended.stderr.splitlines()) == 2
     assert "SCOOTER_MQTT_PORT: " in ended.stderr
     assert "SCOOTER_SNAPSHOT_PERIOD_S: " in ended.stderr
+
+
+def test_whoever_forgot_the_settings_is_told_where_they_are_named(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SCOOTER_METRICS_PORT")
+
+    ended = runner.invoke(app, ["rejects"])
+
+    assert ended.exit_code == Exit.USAGE
+    assert "SCOOTER_POSTGRES_URL: is not set" in ended.stderr
+    assert "SCOOTER_ENV_FILE" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "command"),
+    [
+        ("SCOOTER_REDIS_URL", "redis://127.0.0.1:1/0", "near 52.52 13.405"),
+        ("SCOOTER_POSTGRES_URL", "postgresql://scooter@127.0.0.1:1/scooters", "rejects"),
+    ],
+)
+def test_a_server_that_is_away_is_told_with_its_setting(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch, name: str, url: str, command: str
+) -> None:
+    monkeypatch.setenv(name, url)
+
+    ended = runner.invoke(app, command.split())
+
+    assert ended.exit_code == Exit.FAILED
+    assert f"start it, or check {name}" in ended.stderr
+    assert "SCOOTER_ENV_FILE" not in ended.stderr
 
 
 @pytest.mark.parametrize(
