@@ -92,7 +92,7 @@ def forget(login: str) -> None:
     """Remove a kept key; raises CommandFailed when there is none."""
     file = _file(login)
     if login not in kept():
-        raise CommandFailed(f"no key {login} is kept here: {_say_kept()}", code=Exit.NOT_FOUND)
+        raise CommandFailed(f"no key {login} is kept here{_say_others()}", code=Exit.NOT_FOUND)
     with _disk_told(file):
         file.unlink()
         if remembered() == login:
@@ -133,7 +133,7 @@ def choose(login: str | None, given: Path | None, usual: Path | None) -> Operato
     if login is not None:
         if login not in kept():
             raise CommandFailed(
-                f"no key {login} is kept here: {_say_kept()}. `scooter login BUNDLE` keeps one",
+                f"no key {login} is kept here{_say_others()}. `scooter login BUNDLE` keeps one",
                 code=Exit.USAGE,
             )
         remember(login)
@@ -225,6 +225,10 @@ def _make_folder() -> None:
 
 def _say_kept() -> str:
     return f"kept are {', '.join(kept())}" if kept() else "none is kept here"
+
+
+def _say_others() -> str:
+    return f", but {', '.join(kept())}" if kept() else ""
 
 
 def _unusable(sentence: str) -> CommandFailed:

@@ -134,7 +134,8 @@ async def _tell(redis: Any, wanted: Wanted, *, as_json: bool) -> None:  # noqa: 
                 for name, value in state.items()
                 if not name.endswith(("_at", "_ms")) and name != "version"
             )
-            write(f"{rfc3339(at)} {change.scooter_id} {told}\n", at_once=True)
+            if told:  # else it was only heard of again
+                write(f"{rfc3339(at)} {change.scooter_id} {told}\n", at_once=True)
 
 
 async def _draw(redis: Any, wanted: Wanted, console: Console) -> None:  # noqa: ANN401 - Redis, of bytes

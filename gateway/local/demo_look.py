@@ -45,7 +45,7 @@ def look_inside(folder: Path, servers: Servers, kept_out: Sequence[str]) -> str:
         "To connect a scooter of your own, and to end its access:",
         *_indented(newcomer(bundles, publisher)),
         f"Logins that read Redis and Postgres: {reader_env}",
-        f"An operator with every right: {bundles / OPERATOR_KEY}",
+        f"An operator with every right, for `scooter lock SC-0001`: {bundles / OPERATOR_KEY}",
     ]
     if kept_out:
         parts.append(f"Kept out, so these do not ride: {', '.join(kept_out)}")

@@ -18,6 +18,8 @@ from gateway.telemetry.state_store import LAST_SEEN, SCOOTER, redis_translated
 
 REFRESH_S: Final = 0.5
 LINE_PERIOD_S: Final = 2.0
+_ROWS_MOST: Final = 20
+"""More would push the lines to paste off a usual screen."""
 _COLOURS: Final = {"online": "green", "stale": "yellow", "sleeping": "blue", "lost": "red"}
 _FIELDS: Final = (
     *("presence", "battery_percent", "speed_kmh", "lock", "lat", "lon"),
@@ -41,7 +43,7 @@ class LiveTable:
         self._console = Console(file=to)
 
     async def run(self) -> None:
-        rows = max(5, self._console.height - 9)
+        rows = max(5, min(self._console.height - 9, _ROWS_MOST))
         with Live(console=self._console, auto_refresh=False, transient=False) as live:
             while True:
                 try:
