@@ -32,13 +32,18 @@ async def _is_primary(gateway: GatewayProcess) -> None:
 
 
 class Flow:
-    """Each scooter is unlocked and locked in turn, one command after the other's end."""
+    """Each scooter is unlocked and locked in turn, one command after the other's end.
+
+    What is refused because the ledger does not answer is asked again: a gateway that is frozen in
+    a transaction keeps its rows from the others until Postgres ends it.
+    """
 
     def __init__(self, operator: Operator, scooters: list[Scooter]) -> None:
         self._operator = operator
         self._scooters = scooters
         self._stopping = asyncio.Event()
         self.refs: list[str] = []
+        self.refused: list[str] = []
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Flow"]:
@@ -62,7 +67,10 @@ class Flow:
         command = "unlock"
         while not self._stopping.is_set():
             ref = await self._operator.ask(scooter.scooter_id, command)
-            await self._operator.until(ref, within_s=120)
+            end = await self._operator.until(ref, within_s=120)
+            if end.get("detail", "").startswith("unavailable"):
+                self.refused.append(ref)
+                continue
             self.refs.append(ref)
             command = "lock" if command == "unlock" else "unlock"
 
@@ -71,9 +79,10 @@ async def _assert_all_done(
     system: System, operator: Operator, flow: Flow, scooters: list[Scooter]
 ) -> None:
     await assert_sound(system, operator, scooters)
-    ends = [operator.story(ref)[-1] for ref in flow.refs]
-    assert ends == ["succeeded"] * len(ends)
+    ends = [operator.of(ref)[-1] for ref in flow.refs]
+    assert [each for each in ends if each["status"] != "succeeded"] == []
     assert sum(len(each.executed) for each in scooters) == len(ends)
+    assert all(set(operator.story(ref)) <= {"sent", "refused"} for ref in flow.refused)
 
 
 def _scooters() -> list[Scooter]:
