@@ -66,11 +66,16 @@ class Compose:
 
     def ask(self, *words: str) -> Any:  # noqa: ANN401 - whatever it printed
         """What `scooter … --json` prints in the gateway's container."""
-        return json.loads(self.run("exec", "-T", "gateway", "scooter", *words, "--json"))
+        ended = self.scooter(*words, "--json")
+        assert ended.code == 0, f"scooter {' '.join(words)}: {ended.err}"
+        return ended.json
 
     def scooter(self, *words: str) -> Ended:
         """How `scooter …` ends in the gateway's container."""
-        return self._compose(["exec", "-T", "gateway", "scooter", *words], _ASK_S)
+        return _run([_docker(), "exec", self.container("gateway"), "scooter", *words], _ASK_S)
+
+    def container(self, service: str) -> str:
+        return f"{self.name}-{service}-1"
 
     def hand_out(self, login: str, folder: Path) -> dict[str, Any]:
         """A bundle that was written in the container, out of it."""
@@ -81,46 +86,42 @@ class Compose:
 
     def inspected(self, service: str) -> dict[str, Any]:
         """What the engine knows of a service's container."""
-        container = self.run("ps", "--all", "--quiet", service).strip()
-        (found,) = json.loads(docker("inspect", container))
+        (found,) = json.loads(docker("inspect", self.container(service)))
         assert isinstance(found, dict)
         return found
 
-    def is_healthy(self, service: str) -> bool:
-        return bool(self.inspected(service)["State"].get("Health", {}).get("Status") == "healthy")
+    def statuses(self) -> dict[str, str]:
+        """Service → `Up 3 seconds (healthy)`, of those that run."""
+        told = '{{.Label "com.docker.compose.service"}}\t{{.Status}}'
+        mine = f"label=com.docker.compose.project={self.name}"
+        lines = docker("ps", "--filter", mine, "--format", told).splitlines()
+        found = (line.partition("\t") for line in lines)
+        return {service: status for service, _, status in found}
 
     def kill(self, service: str) -> None:
         """SIGKILL, as a crash is: the engine starts it again. Where we may not, it is told to."""
-        pid = self.inspected(service)["State"]["Pid"]
         try:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(self.pid(service), signal.SIGKILL)
         except (PermissionError, ProcessLookupError):
-            self.run("kill", "--signal", "KILL", service)
-            self.run("start", service)
+            docker("kill", "--signal", "KILL", self.container(service))
+            docker("start", self.container(service))
+
+    def pid(self, service: str) -> int:
+        """The first process of the container, as this machine numbers it; 0 when it is not up."""
+        return int(self.inspected(service)["State"]["Pid"])
 
     def remove(self) -> None:
         """Everything that was made, as far as it was."""
         with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
             self.down("--volumes", "--remove-orphans")
-        subprocess.run(  # noqa: S603 - our own image
-            [_docker(), "image", "rm", "--force", self.image], capture_output=True, check=False
-        )
+        _run([_docker(), "image", "rm", "--force", self.image], _ASK_S)
 
     def _compose(self, words: Sequence[str], within_s: float) -> Ended:
         command = [
             *(_docker(), "compose", "--ansi", "never", "--project-name", self.name),
             *("--project-directory", str(ROOT), "--env-file", os.devnull, *words),
         ]
-        done = subprocess.run(  # noqa: S603 - our own command
-            command,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=within_s,
-            check=False,
-        )
-        return Ended(done.returncode, done.stdout, done.stderr)
+        return _run(command, within_s, self._environment)
 
 
 @contextmanager
@@ -152,12 +153,25 @@ def check_engine() -> None:
 
 def docker(*words: str, within_s: float = _ASK_S) -> str:
     """What `docker …` prints; raises AssertionError with its last complaint."""
+    ended = _run([_docker(), *words], within_s)
+    complaint = (ended.err.strip() or ended.out.strip() or "no output").splitlines()[-1]
+    assert ended.code == 0, f"docker {words[0]}: {complaint}"
+    return ended.out
+
+
+def _run(
+    command: Sequence[str], within_s: float, environment: Mapping[str, str] | None = None
+) -> Ended:
     done = subprocess.run(  # noqa: S603 - our own command
-        [_docker(), *words], capture_output=True, text=True, timeout=within_s, check=False
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=within_s,
+        check=False,
     )
-    complaint = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
-    assert done.returncode == 0, f"docker {words[0]}: {complaint}"
-    return done.stdout
+    return Ended(done.returncode, done.stdout, done.stderr)
 
 
 def _have(image: str) -> None:
@@ -209,7 +223,7 @@ class Rider(Scooter):
         while True:
             self.ride()
             self.fall()
-            await asyncio.sleep(0.2)  # its interval
+            await asyncio.sleep(0.5)  # its interval
 
     async def _stay(self, port: int, *, keeps_session: bool) -> None:
         while True:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests import command_line
-from tests.e2e.compose import SERVERS, Compose, NoEngine, Rider, running
+from tests.e2e.compose import SERVERS, Compose, NoEngine, Rider, docker, running
 from tests.e2e.scooter import in_background
 from tests.eventually import eventually
 
@@ -92,11 +92,29 @@ async def receipted(rider: Rider) -> None:
     await eventually(probe, within_s=120, what=f"receipts of {sorted(rider.unreceipted)}")
 
 
-async def healthy(compose: Compose, *services: str) -> None:
-    async def probe() -> bool:
-        return all([await asyncio.to_thread(compose.is_healthy, each) for each in services])
+async def goes_on(rider: Rider) -> None:
+    """Until the scooter has a receipt for what happens from now on."""
+    next_event = rider.events + 1
 
-    await eventually(probe, within_s=180, what=f"{', '.join(services)} to be healthy")
+    async def probe() -> bool:
+        return rider.events >= next_event and f"e-{next_event}" not in rider.unreceipted
+
+    await eventually(probe, within_s=180, what=f"the receipt of e-{next_event}")
+
+
+async def restarted(compose: Compose, service: str, before: int) -> None:
+    async def probe() -> bool:
+        return await asyncio.to_thread(compose.pid, service) not in {0, before}
+
+    await eventually(probe, within_s=120, what=f"{service} to start again")
+
+
+async def healthy(compose: Compose) -> None:
+    async def probe() -> bool:
+        statuses = await asyncio.to_thread(compose.statuses)
+        return all("(healthy)" in statuses.get(each, "") for each in SERVERS)
+
+    await eventually(probe, within_s=180, what="every service to be healthy")
 
 
 async def stored(compose: Compose, scooter_id: str) -> list[dict[str, Any]]:
@@ -146,12 +164,11 @@ def test_only_two_ports_are_published_and_nothing_is_root_or_writes_where_it_nee
     published: set[str] = set()
     for service in SERVERS:
         found = compose.inspected(service)
-        bound = found["HostConfig"]["PortBindings"] or {}
-        published |= bound.keys()
+        published |= (found["HostConfig"]["PortBindings"] or {}).keys()
         assert found["HostConfig"]["ReadonlyRootfs"], service
         assert found["HostConfig"]["CapDrop"] == ["ALL"], service
         assert "no-new-privileges:true" in found["HostConfig"]["SecurityOpt"], service
-        assert compose.run("exec", "-T", service, "id", "-u").strip() != "0", service
+        assert docker("exec", compose.container(service), "id", "-u").strip() != "0", service
 
     assert published == {"8885/tcp", "8886/tcp"}
 
@@ -181,11 +198,11 @@ async def test_a_service_that_is_killed_comes_back_and_nothing_is_lost(
     async with rider(compose, scooter_id, tmp_path) as scooter:
         await ordered(operator, "unlock", scooter_id)
         async with in_background(scooter.rides()):
-            await state_moves(compose, scooter)
-            before = scooter.events
+            await goes_on(scooter)
+            pid = compose.pid(service)
             await asyncio.to_thread(compose.kill, service)
-            await healthy(compose, *SERVERS)
-        assert scooter.events > before
+            await restarted(compose, service, pid)
+            await goes_on(scooter)
         scooter.ride()
         await receipted(scooter)
         await state_of(compose, scooter_id, scooter.odometer_m)
@@ -198,14 +215,8 @@ async def test_a_service_that_is_killed_comes_back_and_nothing_is_lost(
     assert done == [("unlock", "succeeded"), ("lock", "succeeded")]
 
 
-async def state_moves(compose: Compose, scooter: Rider) -> None:
-    """Until a report of this ride is in the state."""
-
-    async def probe() -> bool:
-        ended = await asyncio.to_thread(compose.scooter, "state", scooter.scooter_id, "--json")
-        return ended.code == 0 and bool(ended.json["state"].get("odometer_m"))
-
-    await eventually(probe, within_s=60, what=f"the state of {scooter.scooter_id}")
+async def test_what_was_killed_is_healthy_again(compose: Compose) -> None:
+    await healthy(compose)
 
 
 def test_sigterm_ends_the_gateway_in_order_within_ten_seconds(compose: Compose) -> None:
