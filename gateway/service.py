@@ -89,65 +89,76 @@ def _loops(
     name.when_lost(downlink.leave)
     sessions = _sessions(settings, name=name, primary=primary, metrics=metrics)
     _watch(health, sessions, name=name, primary=primary)
-    stale_after_s = settings.stale_after_s
     states = StateStore(
-        redis, stale_after_s=stale_after_s, history_max_bytes=settings.history_max_mib * 2**20
+        redis,
+        stale_after_s=settings.stale_after_s,
+        history_max_bytes=settings.history_max_mib * 2**20,
     )
-    refill = Refiller(redis, pool, stale_after_s=stale_after_s).fleet
-    dirty = DirtySet(redis)
-    stores = {"redis": redis.ping} | (
-        {"postgres": partial(pool.fetchval, "SELECT 1")} if pool else {}
-    )
-    registry = RegistryCopy(pool, redis, metrics=metrics) if pool else None
-    office = None
-    if pool is not None and registry is not None:
-        office = CommandOffice(
-            settings,
-            pool=pool,
-            redis=redis,
-            downlink=downlink,
-            registry=registry,
-            states=states,
-            primary=primary,
-            metrics=metrics,
-        )
+    refill = Refiller(redis, pool, stale_after_s=settings.stale_after_s).fleet
     loops: dict[str, Loop] = {
         "name lease": name.run,
         "primary lease": partial(_hold_under, name, primary),
         "downlink": downlink.run,
+        "refill": partial(_keep_loaded, refill),
+        "heartbeat": health.beat,
+    }
+    loops |= _watching(settings, sessions, states, redis=redis, pool=pool, metrics=metrics)
+    hearing = partial(_hearing, sessions, states=states, refill=refill, metrics=metrics)
+    if pool is None:
+        return loops | hearing() | _without_postgres(settings, redis=redis, metrics=metrics)
+    registry = RegistryCopy(pool, redis, metrics=metrics)
+    health.watch("registry", lambda: None if registry.loaded.is_set() else UNKNOWN)
+    office = CommandOffice(
+        settings,
+        pool=pool,
+        redis=redis,
+        downlink=downlink,
+        registry=registry,
+        states=states,
+        primary=primary,
+        metrics=metrics,
+    )
+    loops |= hearing(office, registry) | {"registry": registry.run}
+    writing = office.loops() | _with_postgres(
+        settings, pool=pool, redis=redis, downlink=downlink, name=name, metrics=metrics
+    )
+    return loops | {each: partial(once_proven, pool, loop) for each, loop in writing.items()}
+
+
+def _watching(
+    settings: Settings,
+    sessions: dict[str, Session],
+    states: StateStore,
+    *,
+    redis: Redis,
+    pool: asyncpg.Pool | None,
+    metrics: Metrics,
+) -> dict[str, Loop]:
+    """Who is silent, what is measured, and whether somebody else hears the same."""
+    stores = {"redis": redis.ping} | (
+        {"postgres": partial(pool.fetchval, "SELECT 1")} if pool else {}
+    )
+    loops: dict[str, Loop] = {
         "presence": partial(
             watch_presence,
             states,
             is_listening=lambda: _keeps_up(sessions["telemetry"]),
             metrics=metrics,
         ),
-        "refill": partial(_keep_loaded, refill),
-        "gauges": partial(keep_gauges, list(sessions.values()), dirty, stores, metrics),
-        "heartbeat": health.beat,
+        "gauges": partial(keep_gauges, list(sessions.values()), DirtySet(redis), stores, metrics),
     }
-    loops |= _hearing(
-        sessions, office, states=states, refill=refill, registry=registry, metrics=metrics
-    )
     if not settings.mqtt_shared:
         loops["neighbours"] = partial(watch_neighbours, redis)
-    if registry is not None:
-        loops["registry"] = registry.run
-        health.watch("registry", lambda: None if registry.loaded.is_set() else UNKNOWN)
-    if pool is None or office is None:
-        return loops | _without_postgres(settings, redis=redis, metrics=metrics)
-    writing = office.loops() | _with_postgres(
-        settings, pool=pool, redis=redis, dirty=dirty, downlink=downlink, name=name, metrics=metrics
-    )
-    return loops | {each: partial(once_proven, pool, loop) for each, loop in writing.items()}
+    return loops
 
 
 def _hearing(
     sessions: dict[str, Session],
-    office: CommandOffice | None,
+    office: CommandOffice | None = None,
+    registry: RegistryCopy | None = None,
     *,
     states: StateStore,
     refill: Refill,
-    registry: RegistryCopy | None,
     metrics: Metrics,
 ) -> dict[str, Loop]:
     """Every session with its consumer; of control, the office takes the requests and the acks."""
@@ -168,14 +179,17 @@ def _with_postgres(
     *,
     pool: asyncpg.Pool,
     redis: Redis,
-    dirty: DirtySet,
     downlink: Downlink,
     name: Lease,
     metrics: Metrics,
 ) -> dict[str, Loop]:
     return {
         "snapshots": partial(
-            write_snapshots, dirty, pool, period_s=settings.snapshot_period_s, metrics=metrics
+            write_snapshots,
+            DirtySet(redis),
+            pool,
+            period_s=settings.snapshot_period_s,
+            metrics=metrics,
         ),
         "history": partial(
             drain,

@@ -104,8 +104,9 @@ class Obedience:
 def _is_stale(command: Command, *, boot: int, up_ms: int) -> bool:
     if command.is_past(boot=boot, up_ms=up_ms):
         return True
-    # A scooter that tells its uptime gets `exp`: nothing opens it without.
-    return command.exp is None and _opens(command.command)
+    # A scooter that tells boot and uptime gets both back: nothing opens it without either, and
+    # an `exp` without its boot would count anew after each.
+    return (command.exp is None or command.boot is None) and _opens(command.command)
 
 
 def _opens(command: str) -> bool:

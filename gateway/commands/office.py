@@ -49,65 +49,21 @@ class CommandOffice:
         primary: Lease,
         metrics: Metrics,
     ) -> None:
-        self._pool, self._downlink, self._registry = pool, downlink, registry
-        self._primary, self._metrics, self._plain_states = primary, metrics, states
-        self._keep_days = settings.keep_commands_days
+        self._settings, self._pool, self._redis = settings, pool, redis
+        self._downlink, self._registry, self._primary = downlink, registry, primary
+        self._metrics, self._plain_states = metrics, states
+        self._by = f"gateway:{settings.instance}"
         self._replies_wanted = asyncio.Event()
+        self._facts, self._open = FactsReader(redis), OpenCommands()
         secret = settings.fleet_secret
-        by = f"gateway:{settings.instance}"
-        facts, open_commands = FactsReader(redis), OpenCommands()
-        envelope = Envelope(
+        self._envelope = Envelope(
             generations=registry, fleet_secret=secret.get_secret_value() if secret else None
         )
-        self._acks = Acks(
-            pool,
-            AcksStream(redis),
-            open_commands=open_commands,
-            replies_wanted=self._replies_wanted,
-            metrics=metrics,
-        )
-        self._requests = Requests(
-            pool,
-            Recorder(rights=registry, envelope=envelope, policy=_policy(settings)),
-            rights=registry,
-            facts=facts,
-            open_commands=open_commands,
-            publish=self._tell,
-            replies_wanted=self._replies_wanted,
-            metrics=metrics,
-            by=by,
-        )
-        self._dispatcher = Dispatcher(
-            pool,
-            downlink,
-            facts=facts,
-            envelope=envelope,
-            rights=registry,
-            open_commands=open_commands,
-            is_primary=primary.is_held,
-            replies_wanted=self._replies_wanted,
-            metrics=metrics,
-            by=by,
-        )
-        self._overdue = Overdue(
-            pool,
-            facts=facts,
-            open_commands=open_commands,
-            may_close=primary.wait_held,
-            replies_wanted=self._replies_wanted,
-            metrics=metrics,
-            by=by,
-        )
-        self._taking_up = TakingUp(
-            pool,
-            facts=facts,
-            acks=self._acks,
-            open_commands=open_commands,
-            disown=self._requests.disown,
-            came_online=self._dispatcher.came_online,
-            may_take=primary.wait_held,
-            is_primary=primary.is_held,
-        )
+        self._acks = self._new_acks()
+        self._requests = self._new_requests()
+        self._dispatcher = self._new_dispatcher()
+        self._overdue = self._new_overdue()
+        self._taking_up = self._new_taking_up()
         primary.when_lost(self._taking_up.lose)
         self.states = AckedStates(states, self._acks, births=self._dispatcher.came_online)
 
@@ -135,7 +91,9 @@ class CommandOffice:
                 wanted=self._replies_wanted,
                 may_send=self._primary.wait_held,
             ),
-            "old commands": partial(prune_commands, self._pool, keep_days=self._keep_days),
+            "old commands": partial(
+                prune_commands, self._pool, keep_days=self._settings.keep_commands_days
+            ),
         }
 
     async def _dispatch(self) -> None:
@@ -143,12 +101,68 @@ class CommandOffice:
         await self._registry.loaded.wait()
         await self._dispatcher.run()
 
+    def _new_acks(self) -> Acks:
+        return Acks(
+            self._pool,
+            AcksStream(self._redis),
+            open_commands=self._open,
+            replies_wanted=self._replies_wanted,
+            metrics=self._metrics,
+        )
+
+    def _new_requests(self) -> Requests:
+        policy = Policy(
+            unlock_without_uptime=self._settings.unlock_without_uptime,
+            battery_floor_percent=self._settings.unlock_battery_floor_percent,
+        )
+        return Requests(
+            self._pool,
+            Recorder(rights=self._registry, envelope=self._envelope, policy=policy),
+            rights=self._registry,
+            facts=self._facts,
+            open_commands=self._open,
+            publish=self._tell,
+            replies_wanted=self._replies_wanted,
+            metrics=self._metrics,
+            by=self._by,
+        )
+
+    def _new_dispatcher(self) -> Dispatcher:
+        return Dispatcher(
+            self._pool,
+            self._downlink,
+            facts=self._facts,
+            envelope=self._envelope,
+            rights=self._registry,
+            open_commands=self._open,
+            is_primary=self._primary.is_held,
+            replies_wanted=self._replies_wanted,
+            metrics=self._metrics,
+            by=self._by,
+        )
+
+    def _new_overdue(self) -> Overdue:
+        return Overdue(
+            self._pool,
+            facts=self._facts,
+            open_commands=self._open,
+            may_close=self._primary.wait_held,
+            replies_wanted=self._replies_wanted,
+            metrics=self._metrics,
+            by=self._by,
+        )
+
+    def _new_taking_up(self) -> TakingUp:
+        return TakingUp(
+            self._pool,
+            facts=self._facts,
+            acks=self._acks,
+            open_commands=self._open,
+            disown=self._requests.disown,
+            came_online=self._dispatcher.came_online,
+            may_take=self._primary.wait_held,
+            is_primary=self._primary.is_held,
+        )
+
     async def _tell(self, topic: str, payload: bytes, correlation: bytes | None) -> Published:
         return await self._downlink.publish(topic, payload, qos=1, correlation=correlation)
-
-
-def _policy(settings: Settings) -> Policy:
-    return Policy(
-        unlock_without_uptime=settings.unlock_without_uptime,
-        battery_floor_percent=settings.unlock_battery_floor_percent,
-    )

@@ -67,6 +67,7 @@ class Overdue:
         self._replies_wanted = replies_wanted
         self._metrics = metrics
         self._by = by
+        metrics.commands_open.set_function(lambda: len(open_commands))
 
     async def run(self) -> None:
         """Close what is overdue, for ever."""
@@ -78,7 +79,6 @@ class Overdue:
 
     async def close(self) -> int:
         """Close what is overdue now; returns how many."""
-        self._metrics.commands_open.set(len(self._open))
         overdue = self._open.overdue(grace_s=GRACE_S)[:_AT_ONCE]
         if not overdue:
             return 0

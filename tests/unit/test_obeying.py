@@ -219,6 +219,17 @@ def test_what_no_gateway_sends_is_not_answered(payload: bytes, key: bytes | None
     assert bench.totals.commands_ignored == 1
 
 
+def test_an_end_of_time_without_its_boot_opens_nothing() -> None:
+    """It would count anew after each boot; no gateway sends such."""
+    bench = Bench()
+    bench.let_pass(1)
+    raw = b'{"request_id":"0000000000000001","command":"unlock","n":5,"exp":99999999}'
+    bench.hear(mac.sign(bench.key, topics.commands(bench.scooter_id), raw) if bench.key else raw)
+    bench.let_pass(5)
+    assert bench.answers() == ["expired"]
+    assert bench.obeyed == []
+
+
 def test_a_retained_command_is_not_answered() -> None:
     bench = Bench()
     payload = mac.sign(KEY, TOPIC, b'{"request_id":"0000000000000001","command":"lock","n":5}')
