@@ -10,6 +10,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+import structlog
 from redis.asyncio import Redis
 
 from gateway.links.broker import BrokerAddress
@@ -27,6 +28,13 @@ from tests.services import (
 
 _numbers = itertools.count(1)
 _SHARED = {"mosquitto", "redis_server", "postgres_server"}
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_at_the_start() -> Iterator[None]:
+    """A command that ran in this process leaves its log on a stream that is gone."""
+    yield
+    structlog.reset_defaults()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
