@@ -72,6 +72,7 @@ class AckedStates:
     async def advance(self, entries: Sequence[Entry], *, received_ms: int) -> Advanced:
         """As `StateStore.advance`."""
         acks = [ack_of(each["id"], each["a"]) for each in entries if each["k"] == "ack"]
+        acks = self._acks.without_retained(acks)
         foreign = await self._acks.foreign(acks) if acks else frozenset()
         for each in entries if foreign else ():
             if each["k"] == "ack" and (each["id"], each["a"]["request_id"]) in foreign:
@@ -124,6 +125,12 @@ class Acks:
         return frozenset(
             (each.scooter_id, each.request_id) for each in unknown if not _is_own(each, known)
         )
+
+    def without_retained(self, acks: Sequence[ScooterAck]) -> list[ScooterAck]:
+        """The answer to a retained copy, which is counted, says nothing of the command itself."""
+        left = [each for each in acks if each.error != RETAINED]
+        self._metrics.commands_retained.inc(len(acks) - len(left))
+        return left
 
     async def record(self, acks: Sequence[ScooterAck]) -> None:
         """Move the commands; raises ServerAway when neither Postgres nor Redis keeps the acks."""
@@ -187,7 +194,6 @@ class Acks:
         self._replies_wanted.set()
         made = {each.request_id: each for each in moves}
         self._metrics.acks_without_effect.inc(len(acks) - len(moved))
-        self._metrics.commands_retained.inc(sum(each.error == RETAINED for each in acks))
         for each in moved:
             self._metrics.commands.labels(command=each.command, status=each.status).inc()
             self._close(each, made[each.request_id])

@@ -187,6 +187,24 @@ def ack_delivery(scooter_id: str, body: bytes) -> Delivery:
     return Delivery(topics.uplink(scooter_id, Uplink.ACKS), body)
 
 
+async def test_the_answer_to_a_retained_copy_is_counted_and_moves_nothing(
+    office: Office, redis: Redis, scooter_id: str
+) -> None:
+    """Nobody sends such: whoever did shall not end the real command either."""
+    await redis.set(LOADED, "1")
+    states = StateStore(redis, stale_after_s=60, history_max_bytes=2**20)
+    acked = AckedStates(states, office.acks, births=lambda _: None)
+    ref, request_id = await sent(office, redis, scooter_id)
+    bodies = [
+        b'{"request_id":"%b","status":"rejected","error":"retained"}' % each.encode()
+        for each in (request_id, "0" * 16)
+    ]
+    entries = [entry_of(ack_delivery(scooter_id, each), now_ms()) for each in bodies]
+    await acked.advance(entries, received_ms=now_ms())
+    assert await office.story(ref) == ["sent"]
+    assert office.metrics.value("gateway_commands_retained_total") == 2
+
+
 async def test_an_ack_moves_the_state_and_a_foreign_one_does_not(
     office: Office, redis: Redis, scooter_id: str
 ) -> None:
