@@ -1,12 +1,12 @@
 """Commands of the contract: the table, an operator's request and its replies, and the wire.
 
-What a scooter does with a command, in this order: ignore one that came with the retained flag
-(nobody sends such, and it would come again at each CONNECT); check `mac` if it has a key
+What a scooter does with a command, in this order: refuse one that came with the retained flag
+(`retained`: nobody sends such, and it comes again at each CONNECT); check `mac` if it has a key
 (`bad_mac`); answer a known `request_id` with the stored answer and do nothing; refuse an `n` that
 is not greater than any it obeyed (`replayed`); refuse a foreign `boot` or an `exp` that its uptime
 has passed (`expired`); then `unknown_command`, `bad_params`, and what the moment says (`moving` …).
-It stores its last answers but `rejected` with `moving`: the gateway tries a lock again, with a new
-`n`.
+It stores its last answers but `rejected` with `retained` or `bad_mac`, which say nothing of the
+command itself, and with `moving`: the gateway tries a lock again, with a new `n`.
 """
 
 import re

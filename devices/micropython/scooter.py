@@ -104,12 +104,16 @@ class Scooter:
                 said = json.loads(payload)
             except ValueError:
                 continue
-            if retained or not isinstance(said, dict):
-                continue  # a retained command is nobody's wish of this moment
+            if not isinstance(said, dict):
+                continue
             if topic == self._topic("receipts"):
-                self._flash.forget(said.get("ids"))
+                if not retained:
+                    self._flash.forget(said.get("ids"))
             elif topic == self._topic("commands") and isinstance(said.get("request_id"), str):
-                self._obey(link, said, payload)
+                if retained:  # nobody's wish of this moment: the gateway is to know of it
+                    self._acks.append(self._ack(said["request_id"], "rejected", "retained"))
+                else:
+                    self._obey(link, said, payload)
                 self._send_acks(link)
 
     def _report(self, link):

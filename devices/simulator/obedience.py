@@ -11,12 +11,14 @@ from devices.contract.commands import (
     RETRIED,
     Command,
     CommandError,
+    Refusal,
     check_params,
     parse_command,
     rule_of,
 )
 
 _ANSWERS_KEPT: Final = 32
+_FORGOTTEN: Final = (Refusal.RETAINED, "bad_mac", RETRIED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,9 @@ class Obedience:
     def judge(self, payload: bytes, *, retained: bool, boot: int, up_ms: int) -> Verdict:
         """What to do with a message on the commands topic, in this boot, at this uptime."""
         if retained:
-            return None  # nobody's wish of this moment, and it would come again at each CONNECT
+            return _refuse(payload, Refusal.RETAINED)  # nobody's wish of this moment
         if self._key is not None and not mac.verify(self._key, self._topic, payload):
-            request_id = _request_id(payload)
-            return None if request_id is None else Refuse(request_id, "bad_mac")
+            return _refuse(payload, "bad_mac")
         try:
             command = parse_command(payload)
         except CommandError:
@@ -79,10 +80,10 @@ class Obedience:
     def end(self, request_id: str, answer: bytes, *, error: str | None = None) -> None:
         """Keep the answer for copies that come later.
 
-        Not a forged one's, which would hide the real command, and not `moving`: the gateway may
-        ask that again.
+        Not a forged or retained one's, which would hide the real command, and not `moving`: the
+        gateway may ask that again.
         """
-        if error not in ("bad_mac", RETRIED):
+        if error not in _FORGOTTEN:
             self._remember(request_id, answer)
 
     def _weigh(self, command: Command, *, boot: int, up_ms: int) -> Verdict:
@@ -114,6 +115,11 @@ def _opens(command: str) -> bool:
         return rule_of(command).guards
     except CommandError:
         return False
+
+
+def _refuse(payload: bytes, error: str) -> Refuse | None:
+    request_id = _request_id(payload)
+    return None if request_id is None else Refuse(request_id, error)
 
 
 def _request_id(payload: bytes) -> str | None:

@@ -93,7 +93,7 @@ async def test_a_command_for_a_sleeping_scooter_waits_leaves_in_order_or_expires
         assert other.heard == []
 
 
-async def test_a_retained_command_is_not_obeyed_and_who_tells_of_it_is_counted(
+async def test_a_retained_command_is_refused_reported_and_counted(
     system: System,
 ) -> None:
     scooter = Scooter("SC-0001")
@@ -111,7 +111,7 @@ async def test_a_retained_command_is_not_obeyed_and_who_tells_of_it_is_counted(
 
             await eventually(heard, what="the retained command")
             assert scooter.heard[-1][1]
-            scooter.ack(end["request_id"], "rejected", error="retained")
+            assert scooter.refused == [(end["request_id"], "retained")]
 
             async def counted() -> bool:
                 return (await gateway.metrics()).value("commands_retained_total") == 1

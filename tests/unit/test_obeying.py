@@ -230,10 +230,27 @@ def test_an_end_of_time_without_its_boot_opens_nothing() -> None:
     assert bench.obeyed == []
 
 
-def test_a_retained_command_is_not_answered() -> None:
+@pytest.mark.parametrize("key", [KEY, b"x" * 32], ids=["signed", "forged"])
+def test_a_retained_command_is_refused_at_each_delivery_and_hides_no_later_one(key: bytes) -> None:
     bench = Bench()
-    payload = mac.sign(KEY, TOPIC, b'{"request_id":"0000000000000001","command":"lock","n":5}')
-    bench.hear(payload, retained=True)
+    body = b'{"request_id":"0000000000000001","command":"locate","n":5}'
+    bench.hear(mac.sign(key, TOPIC, body), retained=True)
+    bench.hear(mac.sign(key, TOPIC, body), retained=True)
+    assert bench.answers() == ["retained"] * 2
+    assert [each["status"] for each in bench.acks()] == ["rejected"] * 2
+    assert bench.obeyed == []
+    bench.hear(mac.sign(KEY, TOPIC, body))
+    assert bench.answers()[2:] == ["received", "success"]
+    bench.hear(mac.sign(KEY, TOPIC, body), retained=True)
+    assert bench.answers()[4:] == ["retained"]
+    bench.hear(mac.sign(KEY, TOPIC, body))
+    assert bench.answers()[5:] == ["success"]
+    assert len(bench.obeyed) == 1
+
+
+def test_a_retained_message_without_an_id_is_ignored() -> None:
+    bench = Bench()
+    bench.hear(b"kept", retained=True)
     assert bench.acks() == []
     assert bench.totals.commands_ignored == 1
 
