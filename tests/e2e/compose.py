@@ -49,13 +49,15 @@ class Compose:
             "SCOOTER_MQTT_SCOOTERS_PORT": str(free_port()),
             "SCOOTER_MQTT_PUBLIC_ADDRESS": "127.0.0.1",
             "SCOOTER_SNAPSHOT_PERIOD_S": "2",
+            "FLEET_SCOOTERS": "3",
         }
 
-    def up(self) -> None:
-        self.run("up", "--detach", "--wait", within_s=_UP_S)
+    def up(self, *profiles: str) -> None:
+        chosen = [word for profile in profiles for word in ("--profile", profile)]
+        self.run(*chosen, "up", "--detach", "--wait", within_s=_UP_S)
 
-    def down(self, *options: str) -> None:
-        self.run("down", "--timeout", "30", *options, within_s=_UP_S)
+    def down(self) -> None:
+        self.run("down", "--timeout", "30", within_s=_UP_S)
 
     def run(self, *words: str, within_s: float = _ASK_S) -> str:
         """What `docker compose …` prints; raises AssertionError with what it complains of."""
@@ -113,7 +115,7 @@ class Compose:
     def remove(self) -> None:
         """Everything that was made, as far as it was."""
         with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
-            self.down("--volumes", "--remove-orphans")
+            self.run("--profile", "demo", "down", "--timeout", "30", "--volumes", within_s=_UP_S)
         _run([_docker(), "image", "rm", "--force", self.image], _ASK_S)
 
     def _compose(self, words: Sequence[str], within_s: float) -> Ended:

@@ -141,21 +141,21 @@ def ledger(compose: Compose, scooter_id: str) -> list[tuple[str, str]]:
 async def test_a_scooter_outside_reports_over_tls_obeys_and_is_seen(
     compose: Compose, operator: Path, tmp_path: Path
 ) -> None:
-    async with rider(compose, "SC-0001", tmp_path) as scooter:
+    async with rider(compose, "RIDER-1", tmp_path) as scooter:
         scooter.ride()
         scooter.fall()
-        await state_of(compose, "SC-0001", 1)
+        await state_of(compose, "RIDER-1", 1)
         await receipted(scooter)
-        assert (await order(operator, "unlock", "SC-0001"))[-1]["status"] == "succeeded"
+        assert (await order(operator, "unlock", "RIDER-1"))[-1]["status"] == "succeeded"
         assert scooter.lock == "unlocked"
-        assert (await order(operator, "lock", "SC-0001"))[-1]["status"] == "succeeded"
+        assert (await order(operator, "lock", "RIDER-1"))[-1]["status"] == "succeeded"
 
     assert scooter.lock == "locked"
-    found = await state_of(compose, "SC-0001", 1)
+    found = await state_of(compose, "RIDER-1", 1)
     assert found["lock"] == "locked"
-    assert (await stored(compose, "SC-0001"))[-1]["odometer_m"] == 1
-    assert event_ids(compose, "SC-0001") == ["e-1"]
-    assert ledger(compose, "SC-0001") == [("unlock", "succeeded"), ("lock", "succeeded")]
+    assert (await stored(compose, "RIDER-1"))[-1]["odometer_m"] == 1
+    assert event_ids(compose, "RIDER-1") == ["e-1"]
+    assert ledger(compose, "RIDER-1") == [("unlock", "succeeded"), ("lock", "succeeded")]
 
 
 def test_only_two_ports_are_published_and_nothing_is_root_or_writes_where_it_need_not(
@@ -194,7 +194,7 @@ def test_the_doctor_finds_nothing(compose: Compose) -> None:
 async def test_a_service_that_is_killed_comes_back_and_nothing_is_lost(
     compose: Compose, operator: Path, tmp_path: Path, service: str
 ) -> None:
-    scooter_id = f"SC-{service}"
+    scooter_id = f"RIDER-{service}"
     async with rider(compose, scooter_id, tmp_path) as scooter:
         await ordered(operator, "unlock", scooter_id)
         async with in_background(scooter.rides()):
@@ -233,23 +233,36 @@ def test_sigterm_ends_the_gateway_in_order_within_ten_seconds(compose: Compose) 
 async def test_down_and_up_again_keeps_everything(
     compose: Compose, operator: Path, tmp_path: Path
 ) -> None:
-    async with rider(compose, "SC-0002", tmp_path) as scooter:
+    async with rider(compose, "RIDER-2", tmp_path) as scooter:
         scooter.ride()
         scooter.fall()
-        await state_of(compose, "SC-0002", 1)
+        await state_of(compose, "RIDER-2", 1)
         await receipted(scooter)
-        await ordered(operator, "unlock", "SC-0002")
-        snapshots = await stored(compose, "SC-0002")
-        entries = ledger(compose, "SC-0002")
+        await ordered(operator, "unlock", "RIDER-2")
+        snapshots = await stored(compose, "RIDER-2")
+        entries = ledger(compose, "RIDER-2")
 
         await asyncio.to_thread(compose.down)
         await asyncio.to_thread(compose.up)
 
         assert "nothing to do" in compose.run("logs", "setup")
-        assert (await state_of(compose, "SC-0002", 1))["lock"] == "unlocked"
-        assert (await stored(compose, "SC-0002"))[: len(snapshots)] == snapshots
-        assert ledger(compose, "SC-0002") == entries
-        assert event_ids(compose, "SC-0002") == ["e-1"]
+        assert (await state_of(compose, "RIDER-2", 1))["lock"] == "unlocked"
+        assert (await stored(compose, "RIDER-2"))[: len(snapshots)] == snapshots
+        assert ledger(compose, "RIDER-2") == entries
+        assert event_ids(compose, "RIDER-2") == ["e-1"]
         scooter.ride()
-        await state_of(compose, "SC-0002", 2)
-        await ordered(operator, "lock", "SC-0002")
+        await state_of(compose, "RIDER-2", 2)
+        await ordered(operator, "lock", "RIDER-2")
+
+
+async def test_the_fleet_of_the_profile_demo_rides(compose: Compose) -> None:
+    compose.up("demo")
+
+    async def probe() -> bool:
+        ended = await asyncio.to_thread(
+            compose.scooter, "devices", "list", "--tag", "demo", "--json"
+        )
+        online = [each["scooter_id"] for each in ended.json if each["presence"] == "online"]
+        return online == ["SC-0001", "SC-0002", "SC-0003"]
+
+    await eventually(probe, within_s=60, what="three scooters online")
