@@ -104,7 +104,10 @@ def check_rights(
         raise CommandError(Refusal.UNKNOWN_SCOOTER, f"{scooter_id} is retired")
     if not has_right:
         raise CommandError(Refusal.NO_RIGHT, f"this key may not {command} this scooter")
-    if rule.guards and standing is not Standing.ACTIVE:
+    # The broker keeps a suspended one out, so nothing reaches it or is worth waiting for. What
+    # waits already may be cancelled.
+    is_shut_out = standing is Standing.SUSPENDED and command != CANCEL
+    if is_shut_out or (rule.guards and standing is not Standing.ACTIVE):
         raise CommandError(Refusal.NOT_ACTIVE, f"the scooter is {standing}")
 
 

@@ -111,9 +111,17 @@ async def test_the_broker_is_told_whole_seconds_of_what_is_left_and_never_none(
     assert [each.expiry_s for each in office.publisher.commands(scooter_id)] == [1]
 
 
-@pytest.mark.parametrize("why", ["key", "right", "retired"])
+@pytest.mark.parametrize(
+    ("why", "word"),
+    [
+        ("key", "no_right"),
+        ("right", "no_right"),
+        ("retired", "unknown_scooter"),
+        ("suspended", "not_active"),
+    ],
+)
 async def test_what_waits_is_refused_when_it_is_forbidden_by_the_time_it_could_leave(
-    office: Office, redis: Redis, scooter_id: str, why: str
+    office: Office, redis: Redis, scooter_id: str, why: str, word: str
 ) -> None:
     await is_there(redis, scooter_id, presence="sleeping")
     wish = request(scooter_id, "set_speed_limit", params={"kmh": 9})
@@ -123,13 +131,12 @@ async def test_what_waits_is_refused_when_it_is_forbidden_by_the_time_it_could_l
     elif why == "right":
         office.rights.forbidden.add((KEY, "set_speed_limit"))
     else:
-        office.rights.standings[scooter_id] = Standing.RETIRED
+        office.rights.standings[scooter_id] = Standing(why)
     await is_there(redis, scooter_id)
     office.dispatcher.came_online(scooter_id)
     await office.dispatch()
     assert office.publisher.commands(scooter_id) == []
     assert await office.story(ref_of(wish)) == ["queued", "refused"]
-    word = "unknown_scooter" if why == "retired" else "no_right"
     assert (await office.row(ref_of(wish)))["detail"].startswith(word)
     assert len(office.open) == 0
 

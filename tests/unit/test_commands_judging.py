@@ -90,8 +90,8 @@ def test_its_time_is_that_of_the_table_counted_from_the_request(command: str) ->
         (request(), replace(ABOUT, has_right=False), "no_right"),
         (request(), replace(ABOUT, standing=Standing.REGISTERED), "not_active"),
         (request(), replace(ABOUT, standing=Standing.SUSPENDED), "not_active"),
-        (request("unlock_battery"), replace(ABOUT, standing=Standing.SUSPENDED), "not_active"),
-        (request("lock"), replace(ABOUT, standing=Standing.SUSPENDED), None),
+        (request("lock"), replace(ABOUT, standing=Standing.REGISTERED), None),
+        (request(CANCEL), replace(ABOUT, standing=Standing.SUSPENDED), None),
         (request(ttl=20.5), ABOUT, "bad_request"),
         (request(ttl=19.5), ABOUT, None),
         (request(at=NOW - 19_000), ABOUT, None),
@@ -127,6 +127,24 @@ def test_a_refusal_begins_with_the_word_that_says_why(
     wanted: Request, about: Circumstances, reason: str | None
 ) -> None:
     assert word(wanted, about) == reason
+
+
+@pytest.mark.parametrize("presence", ["online", "offline"])
+@pytest.mark.parametrize(
+    ("command", "standing"),
+    [
+        *((each, Standing.SUSPENDED) for each in COMMANDS),
+        *((each, Standing.RETIRED) for each in COMMANDS),
+        ("unlock", Standing.REGISTERED),
+        ("unlock_battery", Standing.REGISTERED),
+    ],
+)
+def test_a_scooter_that_no_command_may_reach_is_refused_by_its_standing_away_or_not(
+    command: str, standing: Standing, presence: str
+) -> None:
+    verdict = judge(request(command), replace(knowing(presence=presence), standing=standing))
+    assert verdict.status is CommandStatus.REFUSED
+    assert str(verdict.detail).endswith(f" is {standing}")
 
 
 def test_a_setting_allows_unlocking_without_uptime() -> None:
