@@ -126,8 +126,8 @@ def actor(by: str | None) -> str:
     return f"{name}@{socket.gethostname()}"
 
 
-def named(things: Sequence[str]) -> str:
+def named(scooter_ids: Sequence[str]) -> str:
     """A few by name, many by number: for a question."""
-    if len(things) <= 3:  # noqa: PLR2004 - as many as a person reads at a glance
-        return ", ".join(things)
-    return f"{len(things)} ({things[0]} … {things[-1]})"
+    if len(scooter_ids) <= 3:  # noqa: PLR2004 - as many as a person reads at a glance
+        return ", ".join(scooter_ids)
+    return f"{len(scooter_ids)} scooters ({scooter_ids[0]} … {scooter_ids[-1]})"

@@ -4,6 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from devices.console.exits import Exit
+from devices.console.options import named
 from gateway.cli import app
 
 VERBS = (
@@ -82,3 +83,11 @@ def test_what_is_drastic_or_for_many_is_refused_without_a_terminal_and_without_y
     assert ended.exit_code == Exit.REFUSED
     assert "--yes" in ended.stderr
     assert ended.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(1, "SC-0001"), (3, "SC-0001, SC-0002, SC-0003"), (50, "50 scooters (SC-0001 … SC-0050)")],
+)
+def test_a_question_names_a_few_scooters_and_counts_many(count: int, said: str) -> None:
+    assert named([f"SC-{number:04d}" for number in range(1, count + 1)]) == said
