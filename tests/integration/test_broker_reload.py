@@ -20,12 +20,12 @@ from tests.eventually import eventually
 
 SHELLS = ("sh", "dash", "bash", "busybox")
 TOLD = """
-import signal, sys
+import signal, sys, time
 signal.signal(signal.SIGHUP, lambda *_: print("HUP", flush=True))
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
 print("up", flush=True)
 while True:
-    signal.pause()
+    time.sleep(0.1)  # a pause would sleep over a signal that came just before it
 """
 
 
@@ -155,11 +155,14 @@ def test_the_watcher_forwards_what_it_is_sent_in_every_shell(shell: str, tmp_pat
     command = [*prefix, str(WATCH), str(watched), "--", sys.executable, "-c", TOLD]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         assert process.stdout
-        assert process.stdout.readline() == "up\n"
-        process.send_signal(signal.SIGHUP)
-        assert process.stdout.readline() == "HUP\n"
-        (tmp_path / "new").write_text("two\n")
-        (tmp_path / "new").rename(watched)
-        assert process.stdout.readline() == "HUP\n"
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 3
+        try:
+            assert process.stdout.readline() == "up\n"
+            process.send_signal(signal.SIGHUP)
+            assert process.stdout.readline() == "HUP\n"
+            (tmp_path / "new").write_text("two\n")
+            (tmp_path / "new").rename(watched)
+            assert process.stdout.readline() == "HUP\n"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 3
+        finally:
+            process.terminate()
