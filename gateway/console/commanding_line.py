@@ -33,6 +33,16 @@ _BAD_LOGIN: Final = {0x86, 0x87}
 _TAKEN_OVER: Final = 0x8E
 
 
+class _Client(aiomqtt.Client):
+    """The library cannot say with a DISCONNECT that the session ends; this one can."""
+
+    def end_session(self) -> None:
+        """Disconnect; the broker keeps nothing from now on (MQTT 5 §3.14.2.2.2)."""
+        properties = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = 0
+        self._client.disconnect(properties=properties)
+
+
 class OperatorLine:
     """Publishes requests and hears replies; `again` is what to ask anew after a reconnect."""
 
@@ -113,11 +123,11 @@ class OperatorLine:
         """Subscribed, so that no reply to what is asked on it is missed.
 
         What earlier commands left unread is nobody's any more; what comes while this one is
-        disconnected is kept for it.
+        disconnected is kept for it, and nothing once it is done.
         """
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = _SESSION_S
-        client = aiomqtt.Client(
+        client = _Client(
             self._key.host,
             self._key.port,
             username=self._key.login,
@@ -133,7 +143,15 @@ class OperatorLine:
         client.pending_calls_threshold = 10_000  # many scooters at a time; it warns at 10
         async with client:
             await client.subscribe([(topics.replies(self._key.login), 1), (_STATUS, 1)])
-            yield client
+            is_lost = False
+            try:
+                yield client
+            except aiomqtt.MqttError:
+                is_lost = True
+                raise
+            finally:
+                if not is_lost:
+                    client.end_session()
 
     def _take(self, message: aiomqtt.Message) -> None:
         payload = message.payload if isinstance(message.payload, bytes) else b""

@@ -5,14 +5,17 @@ import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import mqtt5
 import orjson
 import pytest
 
 from devices.console.exits import CommandFailed, Exit
+from devices.contract import topics
 from gateway.console.commanding import give, wall_ms
 from gateway.console.commanding_order import Order
 from gateway.console.operator_key import read_key
 from gateway.local.servers import Servers
+from tests.accounts import LOAD
 from tests.command_town import (
     KEY,
     Town,
@@ -29,6 +32,7 @@ from tests.desk import BY
 pytestmark = pytest.mark.timeout(300)  # many processes, one after the other
 
 ONE, TWO = "SC-0001", "SC-0002"
+PUBACK, NO_MATCHING_SUBSCRIBERS = 0x40, b"\x10"
 
 
 @pytest.fixture
@@ -139,6 +143,40 @@ async def test_a_key_is_kept_privately_remembered_and_worthless_once_revoked(pla
     assert [each.name for each in kept.glob("*.json")] == ["bob.desk.json"]
     assert stat.S_IMODE((kept / "bob.desk.json").stat().st_mode) == 0o600
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700
+
+
+async def test_when_a_command_has_ended_the_broker_keeps_nothing_for_its_key(place: Town) -> None:
+    bundle = await place.key()
+    await place.bundles(ONE, TWO)
+    async with crowd(place.servers, [ONE, TWO], silent=frozenset({TWO})):
+        await place.known(TWO, presence="online")
+        running = await place.start("lock", TWO, "--json", "--key", str(bundle))
+        await prints(running, "sent")
+        assert await is_heard(place, KEY)
+        interrupt(running)
+        await place.end(running)
+        assert not await is_heard(place, KEY)
+        assert (await place.scooter("lock", ONE, "--key", str(bundle))).code == Exit.OK
+        assert not await is_heard(place, KEY)
+
+
+async def is_heard(place: Town, login: str) -> bool:
+    """Whether a session, connected or not, subscribes to the key's replies: a PUBACK tells."""
+    host, port = place.servers.mqtt_host, place.servers.mqtt_port
+    reader, writer = await asyncio.open_connection(host, port)
+    connect = mqtt5.ConnectPacket(
+        "", username=LOAD.username, password=LOAD.password.encode(), clean_start=True
+    )
+    publish = mqtt5.PublishPacket(topics.replies(login), b"?", qos=mqtt5.QoS(1), packet_id=1)
+    writer.write(connect.write() + publish.write())
+    kind, packet = 0, b""
+    async with asyncio.timeout(10):
+        while kind != PUBACK:
+            kind, size = await reader.readexactly(2)
+            packet = await reader.readexactly(size)
+    writer.close()
+    await writer.wait_closed()
+    return packet[2:3] != NO_MATCHING_SUBSCRIBERS
 
 
 async def test_without_a_gateway_it_says_so_waits_for_the_ttl_and_does_not_know(
