@@ -152,6 +152,8 @@ def test_the_watcher_forwards_what_it_is_sent_in_every_shell(shell: str, tmp_pat
     watched = tmp_path / "passwords"
     watched.write_text("one\n")
     prefix = [shell, "sh"] if shell == "busybox" else [shell]
+    # A shell cannot trap what was ignored when it started, as under nohup.
+    prefix = ["env", "--default-signal=HUP", *prefix]
     command = [*prefix, str(WATCH), str(watched), "--", sys.executable, "-c", TOLD]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         assert process.stdout
