@@ -21,7 +21,7 @@ from gateway.commands.sending import RETRY_S
 from gateway.links.delivery import Delivery
 from gateway.metrics import Metrics
 from gateway.outage import Outage
-from gateway.storage.postgres import AWAY, transaction
+from gateway.storage.postgres import AWAY
 from gateway.telemetry.entries import Entry, reject
 from gateway.telemetry.state_store import Advanced
 
@@ -177,7 +177,7 @@ class Acks:
     async def _move(self, acks: Sequence[ScooterAck]) -> None:
         """In their order, as many in a transaction as there are different commands."""
         for wanted in _one_each(acks):
-            async with self._pool.acquire() as connection, transaction(connection):
+            async with self._pool.acquire() as connection, ledger.transaction(connection):
                 known = await ledger.known(connection, [each.request_id for each in wanted])
                 moves = [
                     move

@@ -27,7 +27,7 @@ from gateway.errors import ServerAway
 from gateway.links.downlink import Published, PublishUnknown
 from gateway.metrics import Metrics
 from gateway.outage import Outage
-from gateway.storage.postgres import AWAY, transaction
+from gateway.storage.postgres import AWAY
 
 log = structlog.get_logger()
 
@@ -186,7 +186,7 @@ class Dispatcher:
             return False  # one that left before may have been carried out: its time runs out
         if facts.is_away and rule.waits:
             return False  # it waits until the scooter comes online
-        async with self._pool.acquire() as connection, transaction(connection):
+        async with self._pool.acquire() as connection, ledger.transaction(connection):
             n = (await ledger.numbers(connection, [command.scooter_id]))[command.scooter_id]
             sending = self._envelope.sending(
                 rule,
@@ -304,7 +304,7 @@ class Dispatcher:
             after=(command.status,),
             if_sends=command.sends,
         )
-        async with self._pool.acquire() as connection, transaction(connection):
+        async with self._pool.acquire() as connection, ledger.transaction(connection):
             moved = await ledger.move(connection, [move])
         self._replies_wanted.set()
         if not moved:

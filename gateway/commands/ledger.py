@@ -5,6 +5,7 @@ comes twice or a deadline that races an answer change nothing twice.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 from typing import Any, Final, NamedTuple
 
@@ -14,6 +15,12 @@ import orjson
 from devices.contract.commands import CommandStatus
 from gateway.commands.ledger_rows import Known, Move, Moved, NewCommand, StillOpen
 from gateway.commands.lifecycle import before
+from gateway.storage import postgres
+
+IDLE_S: Final = 7.0
+"""So long a gateway that froze in a transaction keeps its rows from its successor; longer than a
+PUBACK is waited for in one.
+"""
 
 _REPLY: Final = """
     json_strip_nulls(json_build_object(
@@ -142,6 +149,11 @@ _PRUNE: Final = """
         ORDER BY received_at LIMIT 1000
     ))
 """
+
+
+def transaction(connection: asyncpg.Connection) -> AbstractAsyncContextManager[None]:
+    """One in which commands are written."""
+    return postgres.transaction(connection, idle_s=IDLE_S)
 
 
 async def now_ms(connection: asyncpg.Connection) -> int:

@@ -16,7 +16,7 @@ from gateway.commands.open_commands import OpenCommand, OpenCommands
 from gateway.errors import ServerAway
 from gateway.metrics import Metrics
 from gateway.outage import Outage
-from gateway.storage.postgres import AWAY, transaction
+from gateway.storage.postgres import AWAY
 
 log = structlog.get_logger()
 
@@ -126,7 +126,7 @@ class Overdue:
     async def _move(self, moves: Sequence[Move]) -> list[Moved]:
         if not moves:
             return []
-        async with self._pool.acquire() as connection, transaction(connection):
+        async with self._pool.acquire() as connection, ledger.transaction(connection):
             moved = await ledger.move(connection, moves)
         self._replies_wanted.set()
         for each in moved:

@@ -7,10 +7,11 @@ from typing import Final, Protocol
 import asyncpg
 import orjson
 
+from gateway.commands import ledger
 from gateway.errors import GatewayError
 from gateway.links.downlink import Published
 from gateway.outage import Outage
-from gateway.storage.postgres import AWAY, transaction
+from gateway.storage.postgres import AWAY
 
 PERIOD_S: Final = 1.0
 """Without being told, the outbox is looked at this often: another gateway may have filled it."""
@@ -64,7 +65,7 @@ async def send_page(pool: asyncpg.Pool, publisher: Publisher) -> int:
 
     Raises what kept the first of the others from leaving.
     """
-    async with pool.acquire() as connection, transaction(connection):
+    async with pool.acquire() as connection, ledger.transaction(connection):
         rows = await connection.fetch(_OLDEST, _PAGE)
         # Each is written to the connection before the next begins, so their order is kept.
         results = await asyncio.gather(

@@ -22,7 +22,7 @@ from gateway.errors import GatewayError
 from gateway.links.delivery import Delivery
 from gateway.metrics import Metrics
 from gateway.outage import Outage
-from gateway.storage.postgres import AWAY, transaction
+from gateway.storage.postgres import AWAY
 
 log = structlog.get_logger()
 
@@ -158,7 +158,10 @@ class Requests:
             async with asyncio.timeout(RECORD_WITHIN_S):
                 for attempt in range(_RACES):
                     try:
-                        async with self._pool.acquire() as connection, transaction(connection):
+                        async with (
+                            self._pool.acquire() as connection,
+                            ledger.transaction(connection),
+                        ):
                             result = None
                             result = await work(connection)
                         break

@@ -15,7 +15,7 @@ from gateway.commands.facts import FactsReader
 from gateway.commands.open_commands import OpenCommands, taken_up
 from gateway.errors import ServerAway
 from gateway.outage import Outage
-from gateway.storage.postgres import AWAY, transaction
+from gateway.storage.postgres import AWAY
 
 PERIOD_S: Final = 2.0
 EVERY: Final = 5
@@ -86,7 +86,7 @@ class TakingUp:
 
     async def take_up(self) -> None:
         """What is open in the ledger is open here, and nothing else."""
-        async with self._pool.acquire() as connection, transaction(connection):
+        async with self._pool.acquire() as connection, ledger.transaction(connection):
             in_doubt = await self._disown(connection)
         before = {each.request_id for each in self._open}
         ids = await ledger.open_ids(self._pool)

@@ -93,9 +93,13 @@ async def open_postgres(
 @asynccontextmanager
 async def transaction(
     connection: asyncpg.Connection,
+    *,
+    idle_s: float | None = None,
     **options: Any,  # noqa: ANN401 - as the driver takes them
 ) -> AsyncGenerator[None, None]:
     """A transaction, or a savepoint within one, that can be cancelled while Postgres is frozen.
+
+    Postgres ends it, and frees its rows, when nothing is asked in it for `idle_s`.
 
     The driver's own would wait for the answer to its ROLLBACK, and turn a cancellation into a
     TimeoutError. Where no answer can be expected, this one drops the connection instead.
@@ -103,6 +107,10 @@ async def transaction(
     block = connection.transaction(**options)
     try:
         await block.start()
+        if idle_s is not None:
+            await connection.execute(
+                f"SET LOCAL idle_in_transaction_session_timeout = {round(idle_s * 1000)}"
+            )
         yield
         await block.commit()
     except _NO_ANSWER:

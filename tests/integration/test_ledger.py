@@ -14,10 +14,12 @@ from gateway.commands.ledger_reading import Filter, follow_moves, list_commands,
 from gateway.commands.ledger_rows import Move
 from gateway.commands.lifecycle import NEXT
 from gateway.errors import ServerAway
-from gateway.links.downlink import Published
+from gateway.links.downlink import TIMEOUT_S, Published
+from gateway.storage.postgres import AWAY
 from tests.command_office import KEY, Office, is_there, open_office, ref_of, request, statuses
 
 S = CommandStatus
+IDLE = "SHOW idle_in_transaction_session_timeout"
 
 
 @pytest.fixture
@@ -54,6 +56,28 @@ async def test_only_the_moves_of_the_table_are_made(
         legal = to in NEXT.get(current, frozenset())
         assert made == ([to] if legal else [])
         assert (await office.row(ref))["status"] == (to if legal else current)
+
+
+async def test_a_gateway_that_freezes_in_a_transaction_keeps_its_rows_from_others_for_seconds(
+    office: Office, redis: Redis, scooter_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert TIMEOUT_S < ledger.IDLE_S < 10  # else what waits for its PUBACK is ended too
+    await is_there(redis, scooter_id)
+    monkeypatch.setattr(ledger, "IDLE_S", 0.5)
+    delivery = request(scooter_id)
+    async with office.pool.acquire() as frozen:
+        block = ledger.transaction(frozen)
+        await block.__aenter__()
+        await ledger.numbers(frozen, [scooter_id])
+        await office.ask(delivery)
+        assert (await office.row(ref_of(delivery)))["status"] == S.SENT
+        with pytest.raises(AWAY):  # it wakes up
+            await block.__aexit__(None, None, None)
+    async with office.pool.acquire() as connection:
+        usual = await connection.fetchval(IDLE)
+        async with ledger.transaction(connection):
+            assert await connection.fetchval(IDLE) == "500ms"
+        assert await connection.fetchval(IDLE) == usual  # and nobody else's
 
 
 async def test_a_move_can_depend_on_the_number_of_sends(
