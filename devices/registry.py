@@ -42,6 +42,7 @@ _CHUNK: Final = 1000
 _LOCK: Final = 0x5C00ACCE
 """The advisory lock of whoever renders the broker's files: a number nothing else here uses."""
 
+_UNLOCK: Final = "SELECT pg_advisory_unlock($1)"
 _IMPORT_LOCK: Final = 0x5C00ACCF
 """The advisory lock of whoever imports."""
 
@@ -276,10 +277,13 @@ class Registry:
                 await asyncio.sleep(_LOCK_POLL_S)
             try:
                 yield
-            finally:
+            except BaseException:
                 # A connection that died took its lock along; why it did is told already.
                 with suppress(*POSTGRES):
-                    await connection.execute("SELECT pg_advisory_unlock($1)", number)
+                    await connection.execute(_UNLOCK, number)
+                raise
+            # Dead, it is told here: somebody else may have held the lock meanwhile.
+            await connection.execute(_UNLOCK, number)
 
 
 def _chunks(ids: list[str]) -> Iterator[list[str]]:
