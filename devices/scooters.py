@@ -66,7 +66,9 @@ class NewScooter:
             return f"the id {self.scooter_id} is reserved for an account of the broker"
         printed = self.printed
         if len(printed) > VEHICLE_ID_MAX or not printed.isprintable() or printed != printed.strip():
-            return f"vehicle id: at most {VEHICLE_ID_MAX} printable characters, no space around them"
+            return (
+                f"vehicle id: at most {VEHICLE_ID_MAX} printable characters, no space around them"
+            )
         if self.vehicle_type not in VEHICLE_TYPES:
             return f"vehicle type {self.vehicle_type!r}: one of {', '.join(sorted(VEHICLE_TYPES))}"
         return tags_problem(self.tags) or _metadata_problem(self.metadata)
