@@ -38,8 +38,8 @@ lint: setup ## style, format and types; files for containers and shells
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/hadolint Dockerfile
-	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose*.yml
-	@$(BIN)/yamllint --strict docker-compose*.yml gateway .pre-commit-config.yaml .yamllint
+	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml gateway/deployment/*.yml
+	@$(BIN)/yamllint --strict docker-compose.yml gateway .pre-commit-config.yaml .yamllint
 	@$(BIN)/shellcheck .ci/run broker/watch-passwords.sh
 
 format: setup ## mend style and format where that can be done
