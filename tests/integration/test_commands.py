@@ -268,20 +268,19 @@ async def test_a_request_that_waited_in_the_gateways_queue_is_not_carried_out(
 async def test_whoever_stands_by_carries_on_when_the_primary_is_gone(
     stage: Stage, scooter_id: str
 ) -> None:
-    shared = {"mqtt_shared": True}
     await register(stage.postgres_url, [scooter_id])
     await stage.grant()
     async with (
         stage.scooter(scooter_id, is_silent) as scooter,
         stage.operator() as operator,
     ):
-        async with stage.gateway(f"a-{scooter_id}", **shared) as first:
+        async with stage.gateway(f"a-{scooter_id}") as first:
             await scooter.born()
             ref = await operator.ask(scooter_id, "lock")
             await operator.until(ref, "sent", within_s=30.0)
             assert first.value("gateway_primary") == 1
         scooter.answer = succeeds
-        async with stage.gateway(f"b-{scooter_id}", **shared):
+        async with stage.gateway(f"b-{scooter_id}"):
             end = await operator.ended(ref, within_s=60.0)
     assert end["status"] == "succeeded"
     assert {each["request_id"] for each in scooter.commands} == {end["request_id"]}

@@ -100,17 +100,20 @@ async def test_a_connection_that_dies_after_any_step_costs_nothing(
             cuts.pop()
             await kill_backends(postgres_url)
 
+    async def both_cuts() -> bool:
+        return not cuts
+
     receipts = Receipts()
     await append_some(redis, "a")
     async with draining(redis, pool, receipts, step=cut):
         await eventually(lambda: emptied(redis), what="an empty stream")
         await append_some(redis, "b")
         await eventually(lambda: emptied(redis), what="an empty stream")
+        await eventually(both_cuts, what="the second cut")
 
     assert sorted(await events(pool)) == ["a1", "a2", "b1", "b2"]
     assert await rejects(pool) == {"same": 4, "a": 1, "b": 1}
     assert set(receipts.event_ids) == {"a1", "a2", "b1", "b2"}
-    assert not cuts
 
 
 async def kill_backends(postgres_url: str) -> None:

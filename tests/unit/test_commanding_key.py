@@ -76,10 +76,11 @@ def test_the_key_used_last_is_the_one_that_is_used(tmp_path: Path, config: Path)
         assert stat.S_IMODE(each.stat().st_mode) == 0o600
 
 
-def test_a_key_that_is_in_use_names_who_uses_it() -> None:
+def test_a_key_that_is_in_use_names_who_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["scooter", "lock", "SC-0001"])
     with operator_key.held("alice.laptop"), operator_key.held("bob.desk"):
         with (
-            pytest.raises(CommandFailed, match=rf"`scooter .*\(process {os.getpid()}\)") as failed,
+            pytest.raises(CommandFailed, match=rf"`scooter lock SC-0001` \(process {os.getpid()}\)") as failed,
             operator_key.held("alice.laptop", wait_s=0),
         ):
             pytest.fail("two have it")
