@@ -42,6 +42,7 @@ async def measure_commands(scene: Scene) -> None:
             await requests.known()
             group.create_task(requests.run())
             await stage.run(load, {"gateway": gateway}, beside=requests)
+    await requests.squad.forgotten(stage.servers.mqtt_port)
     half = f"with {rate:,.0f} reports a second"
     for percent, at_most in ((50, None), (99, AT_MOST_MS)):
         scene.figures.add(

@@ -46,6 +46,15 @@ class Squad:
         finally:
             self._wire.close()
 
+    async def forgotten(self, port: int) -> None:
+        """The broker keeps no status of any, for whoever subscribes next."""
+        self._wire = Wire(self._took, self._heard)
+        await connect(self._wire, port, f"squad-{id(self)}")
+        for each in self.scooters:
+            self._waiting.append(Message(topics.uplink(each, Uplink.STATUS), b"", retain=True))
+        await self.quiet()
+        self._wire.close()
+
     async def quiet(self) -> None:
         """Until the broker has everything that was said."""
         self._flush()
