@@ -19,7 +19,7 @@ from gateway.outage import Outage
 from gateway.storage.postgres import AWAY, is_bad_row, transaction
 from gateway.telemetry.columns import MS_COLUMNS, SNAPSHOT, STATE, copy_line
 from gateway.telemetry.scripts import script
-from gateway.telemetry.state_store import CLAIMED, DIRTY, State, redis_translated
+from gateway.telemetry.state_store import CLAIMED, DIRTY, redis_translated
 
 log = structlog.get_logger()
 
@@ -30,7 +30,7 @@ Step = Callable[[str], Awaitable[None]]
 """Told after each step of a chunk: claimed, copied, written, committed, cleared."""
 
 CHUNK: Final = 1000
-LANES: Final = 2
+LANES: Final = 3
 """Chunks on their way at once, so that Redis and Postgres do not wait for each other."""
 
 CLAIM_MS: Final = 30_000
@@ -56,7 +56,7 @@ _STAGE: Final = "CREATE TEMP TABLE IF NOT EXISTS snapshot_stage ({}) ON COMMIT D
 
 def _select(names: tuple[str, ...]) -> str:
     return ", ".join(
-        f"to_timestamp({name} / 1000.0)" if name in MS_COLUMNS else name for name in names
+        f"to_timestamp({name} / 1000::float8)" if name in MS_COLUMNS else name for name in names
     )
 
 
@@ -69,7 +69,7 @@ def _changed(names: tuple[str, ...]) -> str:
 _SNAPSHOTS: Final = f"""
     INSERT INTO scooter_snapshots AS s (scooter_id, period_start, version, {", ".join(SNAPSHOT)})
     SELECT scooter_id,
-        to_timestamp(floor(version / 1000000.0 / $1::float8) * $1::float8),
+        to_timestamp(floor(version / 1000000::float8 / $1::float8) * $1::float8),
         version, {_select(SNAPSHOT)}
     FROM snapshot_stage ORDER BY scooter_id
     ON CONFLICT (scooter_id, period_start) DO UPDATE SET {_changed(SNAPSHOT)}
@@ -85,10 +85,15 @@ _STATES: Final = f"""
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A dirty scooter as it stood when this writer took it; `state` is empty if it is gone."""
+    """A dirty scooter's hash as it stood when this writer took it; without names if it is gone."""
 
     scooter_id: str
-    state: State
+    names: tuple[str, ...]
+    values: list[str]
+
+    @property
+    def version(self) -> str:
+        return self.values[self.names.index("version")] if "version" in self.names else ""
 
 
 class DirtySet:
@@ -113,7 +118,7 @@ class DirtySet:
 
     async def clear(self, written: list[Claimed]) -> None:
         """Clear the marks of committed scooters; what moved on since stays dirty from now."""
-        pairs = [text for one in written for text in (one.scooter_id, one.state.get("version", ""))]
+        pairs = [text for one in written for text in (one.scooter_id, one.version)]
         with redis_translated():
             await self._clear(args=pairs)
 
@@ -133,10 +138,11 @@ class DirtySet:
 def _claimed(text: str) -> Claimed:
     """From `id NUL field NUL value …`."""
     scooter_id, *flat = text.split("\0")
+    claimed = Claimed(scooter_id, tuple(flat[::2]), flat[1::2])
     if len(flat) % 2:  # someone else put a NUL in: Postgres shall refuse it, which is told
-        version = flat[flat.index("version") + 1] if "version" in flat[:-1] else ""
-        return Claimed(scooter_id, {"version": version, "charging": "unreadable"})
-    return Claimed(scooter_id, dict(zip(flat[::2], flat[1::2], strict=True)))
+        claimed.values.append("")
+        return Claimed(scooter_id, ("version", "charging"), [claimed.version, "unreadable"])
+    return claimed
 
 
 async def _no_step(_name: str) -> None:
@@ -150,7 +156,9 @@ async def write_chunk(
 
     Writing the same again changes nothing, and an older version changes nothing.
     """
-    lines = "".join(copy_line(one.scooter_id, one.state) for one in claimed if one.state)
+    lines = "".join(
+        copy_line(one.scooter_id, one.names, one.values) for one in claimed if one.names
+    )
     if not lines:
         return 0
     async with pool.acquire() as connection:
