@@ -30,7 +30,7 @@ def run_gateway() -> None:
     settings = read_settings()
     stores.check_addresses(settings)
     set_up_logs(settings)
-    _spare_collections()
+    spare_collections()
     try:
         uvloop.run(_serve(settings))
     except OSError as error:
@@ -43,7 +43,7 @@ def run_gateway() -> None:
         ) from error
 
 
-def _spare_collections() -> None:
+def spare_collections() -> None:
     """A batch makes thousands of containers that all live until it is settled.
 
     To look for cycles among them, ten times a batch, took a sixth of the CPU.

@@ -1,7 +1,6 @@
 """Write-behind: what changed in Redis goes to Postgres, at most one row a scooter and period."""
 
 import asyncio
-import io
 import time
 import traceback
 from collections.abc import Awaitable, Callable
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import asyncpg
+import orjson
 import structlog
 from redis.asyncio import Redis
 
@@ -118,9 +118,9 @@ class DirtySet:
 
     async def clear(self, written: list[Claimed]) -> None:
         """Clear the marks of committed scooters; what moved on since stays dirty from now."""
-        pairs = [text for one in written for text in (one.scooter_id, one.version)]
+        pairs = [(one.scooter_id, one.version) for one in written]
         with redis_translated():
-            await self._clear(args=pairs)
+            await self._clear(args=[orjson.dumps(pairs)])
 
     async def release(self, claimed: list[Claimed]) -> None:
         """Give scooters back whose writing failed, for the next round or another writer."""
@@ -165,7 +165,7 @@ async def write_chunk(
         await connection.execute(_STAGE)
         async with transaction(connection):
             await connection.copy_to_table(
-                "snapshot_stage", source=io.BytesIO(lines.encode()), schema_name="pg_temp"
+                "snapshot_stage", source=memoryview(lines.encode()), schema_name="pg_temp"
             )
             await step("copied")
             tag = await connection.execute(_SNAPSHOTS, period_s)

@@ -11,6 +11,7 @@ import time
 
 import uvloop
 
+from gateway.console.running import spare_collections
 from gateway.metrics import Metrics
 from gateway.settings import Settings, read_settings
 from gateway.storage.postgres import open_postgres
@@ -30,6 +31,7 @@ async def main(settings: Settings) -> None:
         await pool.fetchval("SELECT 1")
         dirty = DirtySet(redis)
         await dirty.now_ms()
+        spare_collections()  # as the gateway does
         _say("ready")
         sys.stdin.readline()
         forget_peak(os.getpid())

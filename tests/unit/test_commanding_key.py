@@ -80,7 +80,9 @@ def test_a_key_that_is_in_use_names_who_uses_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("sys.argv", ["scooter", "lock", "SC-0001"])
     with operator_key.held("alice.laptop"), operator_key.held("bob.desk"):
         with (
-            pytest.raises(CommandFailed, match=rf"`scooter lock SC-0001` \(process {os.getpid()}\)") as failed,
+            pytest.raises(
+                CommandFailed, match=rf"`scooter lock SC-0001` \(process {os.getpid()}\)"
+            ) as failed,
             operator_key.held("alice.laptop", wait_s=0),
         ):
             pytest.fail("two have it")
