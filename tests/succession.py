@@ -55,11 +55,29 @@ def final_state(
             str(believed(newest.get("ts"))) if believed(newest.get("ts")) else None
         )
     _tell_firmware(state, born, ranking)
-    if up := [told for told in [*reports, *born] if "up" in told]:
-        latest = max(up, key=lambda told: (ranking.index(told["boot"]), told["up"]))
-        state |= {"uptime_ms": str(latest["up"]), "uptime_boot": str(latest["boot"])}
     state["boot"] = str(ranking[-1])
     return {name: text for name, text in state.items() if text is not None}
+
+
+def final_uptime(ranking: Sequence[int], arrivals: Sequence[Fields | Birth]) -> Fields:
+    """The uptime after all of it. A birth sets it (to 0 without one): the order of arrival matters.
+
+    Reports only raise it, each but a copy of the newest one of its boot.
+    """
+    told = [each.fields if isinstance(each, Birth) else each for each in arrivals]
+    boots = [fields["boot"] for fields in told if "up" in fields]
+    if not boots:
+        return {}
+    boot, uptime_ms, newest = max(boots, key=ranking.index), 0, -1
+    for each in arrivals:
+        fields = each.fields if isinstance(each, Birth) else each
+        if fields["boot"] != boot:
+            continue
+        if isinstance(each, Birth):
+            uptime_ms = fields.get("up", 0)
+        elif fields["seq"] != newest:
+            uptime_ms, newest = max(uptime_ms, fields.get("up", 0)), max(newest, fields["seq"])
+    return {"uptime_ms": str(uptime_ms), "uptime_boot": str(boot)}
 
 
 def _tell_firmware(state: Fields, born: Sequence[Fields], ranking: Sequence[int]) -> None:

@@ -17,7 +17,8 @@ class Flash:
             with open(self._folder + "/boot") as file:
                 boot = int(file.read()) + 1
         except (OSError, ValueError):
-            boot = 1
+            # Not 1: an earlier life may have used it, for commands and for the ids of its events.
+            boot = 1 + int.from_bytes(os.urandom(3), "big")
         self._write(self._folder + "/boot", str(boot))
         return boot
 

@@ -153,7 +153,7 @@ async def test_it_says_its_birth_first_then_reports_every_group_and_leaves_a_wil
     bench: Bench,
 ) -> None:
     kind, birth = bench.heard[0]
-    assert (kind, birth["s"], birth["boot"], birth["conn"]) == (Uplink.STATUS, "online", 1, 1)
+    assert (kind, birth["s"], birth["conn"]) == (Uplink.STATUS, "online", 1)
     told = {key for report in bench.of(Uplink.TELEMETRY) for key in report}
     assert all(told & set(group) for group in messages.GROUPS.values())
     assert bench.of(Uplink.TELEMETRY)[0]["lat"] == 52.520008
@@ -161,7 +161,7 @@ async def test_it_says_its_birth_first_then_reports_every_group_and_leaves_a_wil
 
     await bench.kill()
     await bench.hears(Uplink.STATUS, 2)
-    assert bench.of(Uplink.STATUS)[-1] == {"s": "lost", "boot": 1, "conn": 1}
+    assert bench.of(Uplink.STATUS)[-1] == {"s": "lost", "boot": birth["boot"], "conn": 1}
 
 
 async def test_it_obeys_a_signed_command_and_says_what_changed(bench: Bench) -> None:
@@ -240,7 +240,7 @@ async def test_commands_that_come_at_once_are_all_obeyed_in_their_order(bench: B
 
 async def test_a_retained_command_is_refused_and_reported(bench: Bench) -> None:
     await bench.kill()
-    await bench.command("unlock", request=1, boot=2, retain=True)
+    await bench.command("unlock", request=1, boot=bench.births()[-1]["boot"] + 1, retain=True)
     known = len(bench.births())
     await bench.start()
     await bench.becomes(lambda: len(bench.births()) > known, "its second boot")
@@ -258,7 +258,7 @@ async def test_an_event_is_kept_over_a_reboot_until_its_receipt(bench: Bench) ->
     await bench.start()
     await bench.hears(Uplink.EVENTS, 2)
     assert bench.of(Uplink.EVENTS) == [event, event]
-    assert bench.births()[-1]["boot"] == 2
+    assert bench.births()[-1]["boot"] == event["boot"] + 1
 
     receipt = orjson.dumps({"ids": ["9-9", event["id"]]})
     await bench.client.publish(topics.receipts(SCOOTER), receipt)
@@ -274,11 +274,11 @@ async def test_an_event_is_kept_over_a_reboot_until_its_receipt(bench: Bench) ->
 async def test_a_command_of_the_boot_before_is_foreign(bench: Bench) -> None:
     await bench.command("unlock", request=1)
     await bench.answers(1, ("received", None), ("success", None))
-    known = len(bench.births())
+    known, before = len(bench.births()), bench.births()[-1]["boot"]
     await bench.kill()
     await bench.start()
     await bench.becomes(lambda: len(bench.births()) > known, "its second boot")
-    await bench.command("unlock", request=1, boot=1)
+    await bench.command("unlock", request=1, boot=before)
     await bench.answers(1, ("received", None), ("success", None), ("rejected", "expired"))
 
 
@@ -349,6 +349,23 @@ async def test_it_pings_so_that_a_quiet_connection_stays(
         "link.disconnect(); print('still there')",
     )
     assert printed == "still there"
+
+
+@pytest.mark.parametrize("left", [None, "", "x"], ids=["nothing", "an empty one", "garbage"])
+def test_a_counter_that_cannot_be_read_begins_where_no_life_before_it_did(
+    tmp_path: Path, left: str | None
+) -> None:
+    begun = set()
+    for life in range(3):
+        flash = tmp_path / str(life)
+        flash.mkdir()
+        if left is not None:
+            (flash / "boot").write_text(left)
+        count = f"from flash import Flash; print(Flash({str(flash)!r}).count_boot())"
+        first, second = (int(run_snippet(count)) for _ in range(2))
+        assert 1 <= first < second == first + 1 <= 2**24 + 1
+        begun.add(first)
+    assert len(begun) > 1
 
 
 @pytest.mark.parametrize("size", [0, 20, 32, 64, 65, 131])

@@ -14,7 +14,7 @@ from devices.contract.topics import Uplink
 from gateway.telemetry.entries import FOLDED, Entry, entry_of
 from gateway.telemetry.scripts import script
 from gateway.telemetry.state_store import LOADED
-from tests.succession import PUBLIC, Birth, Fields, final_state
+from tests.succession import PUBLIC, Birth, Fields, final_state, final_uptime
 from tests.telemetry import NOW_MS, delivery
 
 Arrivals = Sequence[Fields | Birth]
@@ -25,6 +25,7 @@ QUICK = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 HOUR_MS = 3_600_000
+TEN_DAYS_MS = 864_000_000
 ORDERS_TRIED = 3
 
 
@@ -37,8 +38,11 @@ class Runner:
         self._numbers = itertools.count(1)
         redis.set(LOADED, 1)
 
-    def run(self, arrivals: Arrivals, cuts: Sequence[int] = ()) -> dict[str, str]:
+    def run(
+        self, arrivals: Arrivals, cuts: Sequence[int] = (), *, an_hour_before: Arrivals = ()
+    ) -> dict[str, str]:
         scooter_id = f"P-{next(self._numbers)}"
+        self.advance([_entry(scooter_id, each) for each in an_hour_before], at=NOW_MS - HOUR_MS)
         entries = [_entry(scooter_id, arrival) for arrival in arrivals]
         bounds = [0, *sorted(cut % (len(entries) + 1) for cut in cuts), len(entries)]
         for start, end in itertools.pairwise(bounds):
@@ -47,8 +51,8 @@ class Runner:
         state = {name.decode(): value.decode() for name, value in raw.items()}
         return {name: text for name, text in state.items() if name in PUBLIC}
 
-    def advance(self, entries: list[Entry]) -> list[str]:
-        batch = orjson.dumps({"at": NOW_MS, "entries": entries})
+    def advance(self, entries: list[Entry], *, at: int = NOW_MS) -> list[str]:
+        batch = orjson.dumps({"at": at, "entries": entries})
         outcomes: Any = self._advance(args=[batch, 1 << 40, 180_000])
         assert len(outcomes[0]) == len(entries)
         assert {outcome.decode() for outcome in outcomes[0]} <= {
@@ -161,7 +165,7 @@ def check(
     for _ in range(ORDERS_TRIED):
         arrivals = data.draw(arrivals_of(reports, births))
         cuts = data.draw(st.lists(st.integers(0, 30), max_size=3))
-        assert runner.run(arrivals, cuts) == expected
+        assert runner.run(arrivals, cuts) == expected | final_uptime(ranking, arrivals)
 
 
 BOOTS = st.lists(st.sampled_from([1, 2, 5, 9, 100]), min_size=1, max_size=4, unique=True)
@@ -176,6 +180,38 @@ def test_with_births_any_arrival_ends_in_the_state_of_their_succession(
     births = data.draw(births_of(boots))
 
     check(data, runner, boots, reports, births)
+
+
+@QUICK
+@given(data=st.data(), boots=BOOTS)
+def test_after_the_birth_of_a_number_used_again_any_arrival_ends_in_the_state_of_the_new_life(
+    runner: Runner, data: st.DataObject, boots: list[int]
+) -> None:
+    former = data.draw(reports_of(boots, any_clock))
+    for report in former:
+        report["up"] = TEN_DAYS_MS + report["seq"]
+    former_births = [Birth({"boot": boot, "conn": 1, "up": TEN_DAYS_MS}) for boot in boots]
+    boot = data.draw(st.sampled_from(boots))
+    reports = data.draw(reports_of([boot], any_clock))
+    first, *others = data.draw(births_of([boot]))
+    first.fields["up"] = 5000
+    stragglers = [report for report in former if report["boot"] == boot]
+    expected = final_state([boot], reports, [first, *others])
+    said = [FOLDED[group] for group in FOLDED if f"{group}_order" in expected]
+    former_arrivals = data.draw(arrivals_of(former, former_births))
+
+    for _ in range(ORDERS_TRIED):
+        arrivals = [first, *data.draw(arrivals_of(reports, others))]
+        state = runner.run(
+            [first, *stragglers, *arrivals[1:]],
+            data.draw(st.lists(st.integers(0, 30), max_size=3)),
+            an_hour_before=former_arrivals,
+        )
+        of_this_life = {name for names in said for name in names.values()} | expected.keys()
+        shown = {name: text for name, text in state.items() if name in of_this_life}
+        uptime = {name: state[name] for name in ("uptime_ms", "uptime_boot")}
+        assert shown == expected
+        assert uptime == final_uptime([boot], arrivals)
 
 
 @QUICK

@@ -222,6 +222,18 @@ async def test_only_the_last_four_boots_are_remembered(fleet: Fleet) -> None:
     assert (await fleet.state(ID))["battery_percent"] == "8"
 
 
+async def test_what_was_set_aside_of_a_forgotten_boot_does_not_return(fleet: Fleet) -> None:
+    await fleet.take(status(ID, "online", boot=1, conn=1), telemetry(ID, boot=1, seq=1, batt=1))
+    await fleet.take(status(ID, "online", boot=2, conn=1), telemetry(ID, boot=2, seq=1, batt=2))
+    for boot in (3, 4, 5):
+        await fleet.take(status(ID, "online", boot=boot, conn=1))
+
+    for conn in (2, 3):
+        await fleet.take(status(ID, "online", boot=1, conn=conn))
+
+    assert (await fleet.state(ID))["battery_percent"] == "2"
+
+
 async def test_versions_grow_and_only_a_change_makes_one(fleet: Fleet) -> None:
     versions = []
     for seq in (1, 2, 2, 1, 3):

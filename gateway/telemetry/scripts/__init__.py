@@ -37,7 +37,7 @@ def _contract() -> str:
 
 
 _PARTS: Final = {
-    "advance": ("scooter", "order", "firmware", "fold", "advance"),
+    "advance": ("scooter", "order", "firmware", "life", "fold", "advance"),
     "sweep": ("scooter", "sweep"),
     "refill": ("scooter", "refill"),
     "reset_order": ("scooter", "reset_order"),

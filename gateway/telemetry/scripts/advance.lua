@@ -106,11 +106,13 @@ end
 
 local function birth(scooter, message, retained)
   local internal = internal_of(scooter)
-  local boot, interval_s = given(message.boot), given(message.ivl)
+  local boot, up, interval_s = given(message.boot), given(message.up), given(message.ivl)
+  if boot and up and not retained then judge_life(scooter, boot, up, at) end
   if boot and not (retained and #internal.boots > 0) then
     make_current(scooter, boot, retained and 0 or 1)
   end
-  internal.conn = { boot = boot, number = given(message.conn) }
+  internal.conn = { boot = boot, number = given(message.conn), at = at }
+  if not retained then internal.conn.up = up end
   internal.goodbye, internal.lost_at = nil, nil
   keep_internal(scooter)
   if retained then
@@ -120,7 +122,7 @@ local function birth(scooter, message, retained)
   end
   if interval_s then birth_interval(scooter, boot, interval_s) end
   if given(message.fw) then tell_firmware(scooter, boot, message.fw) end
-  if given(message.up) then fold_uptime(scooter, boot or -1, message.up, now_ms, true) end
+  tell_uptime(scooter, boot or -1, up, now_ms)
   heard(scooter)
   wake(scooter)
 end

@@ -30,7 +30,8 @@ show_firmware = function(scooter)
   if not told then return end
   if not device then return put(scooter, 'firmware', told.text) end
   local own = own_firmware(scooter)
-  if device[1] >= 0 and later_boot(scooter, told.boot, device[1]) then
+  local of_former_life = device[2] < 0 and told.boot == device[1]
+  if device[1] >= 0 and (of_former_life or later_boot(scooter, told.boot, device[1])) then
     told.own = own or nil
     put(scooter, 'firmware', told.text)
     mark_firmware(scooter, SHOWN)

@@ -106,6 +106,17 @@ local function fold_uptime(scooter, boot, up, at, newer)
   if newer then write_uptime(scooter, boot, up, at) end
 end
 
+-- What a live birth tells holds even if less was expected, and without `up` it tells no more than
+-- that the scooter is up: an uptime that is too low only shortens the time of commands, one of a
+-- former life would let them be obeyed late.
+local function tell_uptime(scooter, boot, up, at)
+  if boot >= 0 and tonumber(scooter.stored[5] or nil) == boot then
+    write_uptime(scooter, boot, up or 0, at)
+  elseif up then
+    fold_uptime(scooter, boot, up, at, true)
+  end
+end
+
 -- A boot became the current one: what was set aside from it is newer than what is shown.
 promote = function(scooter, number)
   local aside, boot = aside_of(scooter), integer(number)
@@ -183,6 +194,7 @@ local function fold(scooter, report, at, live)
     return 1, false
   end
   if not live and order[1] < 0 and order[3] == 0 then return -1, true end
+  if is_of_former_life(scooter, report, at) then return -1, true end
   if order[1] >= 0 and scooter.boot ~= order[1] then place(scooter, order) end
   local arrival = live and 1 or -1
   local recorded_at = order[3] > 0 and integer(order[3])

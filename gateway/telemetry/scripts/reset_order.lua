@@ -6,6 +6,7 @@ local scooter = load_scooter(ARGV[1])
 if not scooter or scooter.version == 0 then return 0 end
 internal_of(scooter).boots = {}
 internal_of(scooter).firmware = nil
+internal_of(scooter).life = nil
 keep_internal(scooter)
 for group in pairs(ORDERS) do put(scooter, group .. '_order', false) end
 put(scooter, 'boot', false)

@@ -72,7 +72,7 @@ local function aside_of(scooter)
 end
 
 local function keep_aside(scooter)
-  put(scooter, 'aside', next(scooter.aside) and cjson.encode(scooter.aside))
+  put(scooter, 'aside', next(scooter.aside) and cjson.encode(scooter.aside) or false)
 end
 
 -- {boot, seq, ts, known}, or nil when nothing of the group is known.
