@@ -26,7 +26,6 @@ _UNFINISHED_S: Final = 120
 """What a killed writer leaves is gone after this."""
 
 _BEHIND: Final = b"behind"
-_DONE: Final = b""
 
 # A whole copy takes the place of an older one. One that claims to be newer stays, unless it is the
 # one that was seen before our reading began: then Postgres itself is older than it was.

@@ -25,6 +25,9 @@ from tests.eventually import eventually
 from tests.services import MosquittoService
 
 KEY: Final = "alice.laptop"
+FIRST: Final = frozenset({"refused", "queued", "sent", "succeeded"})
+"""How a command can begin; only a `cancel` begins with its success."""
+
 FINAL: Final = frozenset(
     [
         "refused",

@@ -9,7 +9,6 @@ It stores its last answers but `rejected` with `retained` or `bad_mac`, which sa
 command itself, and with `moving`: the gateway tries a lock again, with a new `n`.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -46,8 +45,6 @@ REQUEST_MAX: Final = 2048
 
 RETRIED: Final = "moving"
 """The one `error` of a `rejected` that a scooter does not store: it may be asked again."""
-
-_REQUEST_ID = re.compile(r"[0-9a-f]{16}")
 
 
 class CommandStatus(StrEnum):
@@ -339,11 +336,6 @@ def parse_command(payload: bytes) -> Command:
         boot=wire.get("boot"),
         exp=wire.get("exp"),
     )
-
-
-def is_request_id(text: str) -> bool:
-    """Whether a text is an id as the gateway makes them: 16 lower-case hex digits."""
-    return _REQUEST_ID.fullmatch(text) is not None
 
 
 def _first_problem(error: ValidationError) -> str:

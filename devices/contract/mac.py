@@ -8,8 +8,6 @@ from typing import Final
 MAC_HEX: Final = 32
 """Characters of a `mac`: the first 16 bytes of HMAC-SHA-256 as lower-case hex."""
 
-KEY_BYTES: Final = 32
-
 FLEET_SECRET_MIN: Final = 32
 """Characters that a fleet secret has at least."""
 

@@ -15,14 +15,15 @@ import asyncpg
 import structlog
 
 from devices.contract import topics
-from devices.contract.commands import COMMANDS, CommandError, CommandStatus, Refusal
+from devices.contract.commands import COMMANDS, CommandStatus
 from gateway.commands import ledger
 from gateway.commands.cancelling import Rights
 from gateway.commands.facts import Facts, FactsReader
-from gateway.commands.judging import LEFT_MIN_MS, check_rights
+from gateway.commands.judging import LEFT_MIN_MS
 from gateway.commands.ledger_rows import Move, Sending
 from gateway.commands.open_commands import OpenCommand, OpenCommands
 from gateway.commands.sending import Envelope, pause_s
+from gateway.commands.withholding import Withholding
 from gateway.errors import ServerAway
 from gateway.links.downlink import Published, PublishUnknown
 from gateway.metrics import Metrics
@@ -36,11 +37,6 @@ AT_ONCE: Final = 64
 
 AGAIN_S: Final = 0.25
 """While the broker, Redis or Postgres is away, until a send is tried again."""
-
-NOBODY_S: Final = 30.0
-"""Until a waiting command is tried again whose scooter seemed to be there but was not; doubles."""
-
-NOBODY_MAX_S: Final = 3600.0
 
 STALE_S: Final = 10.0
 """What was recorded so long ago, and may wait, is recorded anew before it leaves: the scooter may
@@ -84,12 +80,19 @@ class Dispatcher:
         self._publisher = publisher
         self._facts = facts
         self._envelope = envelope
-        self._rights = rights
         self._open = open_commands
         self._is_primary = is_primary
         self._replies_wanted = replies_wanted
         self._metrics = metrics
         self._by = by
+        self._withholding = Withholding(
+            pool,
+            rights=rights,
+            open_commands=open_commands,
+            replies_wanted=replies_wanted,
+            metrics=metrics,
+            by=by,
+        )
         self._outage = Outage("sending commands", most_s=5.0)
         self._turns: dict[str, deque[OpenCommand]] = {}
 
@@ -143,6 +146,8 @@ class Dispatcher:
                 raise ServerAway("broker", "the downlink is not connected")
             if self._is_stale(command):
                 command.payload = None
+            if await self._withholding.is_forbidden(command):
+                return
             if command.payload is None and not await self._record(command):
                 return
             await self._publish(command)
@@ -161,29 +166,10 @@ class Dispatcher:
         waits = COMMANDS[command.command].waits
         return waits and self._open.now() - command.recorded_at > STALE_S
 
-    def _objection(self, command: OpenCommand) -> str | None:
-        """What the registry has against it by now: rights and standings change while it waits."""
-        scooter_id, name, rights = command.scooter_id, command.command, self._rights
-        try:
-            check_rights(
-                name,
-                COMMANDS[name],
-                scooter_id,
-                standing=rights.standing(scooter_id),
-                has_right=rights.may(command.login, name, rights.tags(scooter_id)),
-            )
-        except CommandError as error:
-            return str(error)
-        return None
-
     async def _record(self, command: OpenCommand) -> bool:
         """Write the next send down; False when it must not be."""
         facts = (await self._facts.read([command.scooter_id]))[command.scooter_id]
         rule, at = COMMANDS[command.command], self._open.now()
-        if (objection := self._objection(command)) is not None:
-            if command.status is CommandStatus.QUEUED:
-                await self._close(command, CommandStatus.REFUSED, objection, {})
-            return False  # one that left before may have been carried out: its time runs out
         if facts.is_away and rule.waits:
             return False  # it waits until the scooter comes online
         async with self._pool.acquire() as connection, ledger.transaction(connection):
@@ -243,6 +229,8 @@ class Dispatcher:
         left_s, payload = self._open.left_s(command), command.payload
         if payload is None or not self._may_send(command, left_s=left_s):
             return
+        if await self._withholding.is_forbidden(command):
+            return
         topic = topics.commands(command.scooter_id)
         try:
             published = await self._publisher.publish(
@@ -254,7 +242,7 @@ class Dispatcher:
             return
         command.payload = None
         if published is Published.NOBODY and not command.has_left:
-            await self._nobody(command)
+            await self._withholding.nobody(command)
             return
         if published is Published.TAKEN:
             self._left(command)
@@ -273,42 +261,3 @@ class Dispatcher:
             next_s = pause_s(COMMANDS[command.command], sends=command.sends)
             if next_s is not None:
                 self._open.schedule(command, self._open.now() + next_s)
-
-    async def _nobody(self, command: OpenCommand) -> None:
-        """The scooter is away after all: nobody subscribes to its commands, nobody got this."""
-        detail = f"{Refusal.AWAY}: the scooter is not connected"
-        evidence = {"puback": "no matching subscribers"}
-        if not COMMANDS[command.command].waits:
-            await self._close(command, CommandStatus.REFUSED, detail, evidence)
-        elif await self._move(command, CommandStatus.QUEUED, detail, evidence):
-            command.status = CommandStatus.QUEUED
-            wait_s = min(NOBODY_MAX_S, NOBODY_S * 2 ** (command.sends - 1))
-            self._open.schedule(command, self._open.now() + wait_s)
-
-    async def _close(
-        self, command: OpenCommand, to: CommandStatus, detail: str, evidence: dict[str, str]
-    ) -> None:
-        if await self._move(command, to, detail, evidence):
-            self._open.forget(command.request_id)
-
-    async def _move(
-        self, command: OpenCommand, to: CommandStatus, detail: str, evidence: dict[str, str]
-    ) -> bool:
-        """Whether it could be moved; else somebody closed it, and it is forgotten."""
-        move = Move(
-            request_id=command.request_id,
-            to=to,
-            by=self._by,
-            detail=detail,
-            evidence=evidence,
-            after=(command.status,),
-            if_sends=command.sends,
-        )
-        async with self._pool.acquire() as connection, ledger.transaction(connection):
-            moved = await ledger.move(connection, [move])
-        self._replies_wanted.set()
-        if not moved:
-            self._open.forget(command.request_id)
-            return False
-        self._metrics.commands.labels(command=command.command, status=to).inc()
-        return True

@@ -4,12 +4,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from devices.contract.commands import RETRIED, AckStatus, CommandStatus, Rule
-from gateway.errors import GatewayError
 
 S = CommandStatus
-
-FIRST: Final = frozenset({S.REFUSED, S.QUEUED, S.SENT, S.SUCCEEDED})
-"""How a command can begin; only a `cancel` begins with its success."""
 
 OPEN: Final = frozenset({S.QUEUED, S.SENT, S.RECEIVED})
 """Something may still happen; one such command at most for each scooter and actuator."""
@@ -33,17 +29,6 @@ _ANSWERS: Final[Mapping[AckStatus, CommandStatus]] = {
     "error": S.FAILED,
     "rejected": S.REJECTED,
 }
-
-
-class MoveError(GatewayError):
-    """A move that the table does not have."""
-
-
-def move(current: CommandStatus, to: CommandStatus) -> CommandStatus:
-    """Returns `to`; raises MoveError when it may not follow."""
-    if to not in NEXT.get(current, frozenset()):
-        raise MoveError(f"a command that is {current} cannot become {to}")
-    return to
 
 
 def before(status: CommandStatus) -> list[CommandStatus]:

@@ -19,10 +19,10 @@ from devices.contract import topics
 from devices.contract.commands import CommandStatus
 from devices.operators import Operators
 from devices.registry import Registry
-from gateway.commands.lifecycle import FIRST, NEXT
+from gateway.commands.lifecycle import NEXT
 from gateway.telemetry.state_store import SCOOTER
 from tests.bundles import FLEET_SECRET
-from tests.commanding import FINAL, KEY, PASSWORD_HASH
+from tests.commanding import FINAL, FIRST, KEY, PASSWORD_HASH
 from tests.e2e.scooter import AGAIN_S, Scooter, client_of, in_background, wall_ms
 from tests.e2e.system import System
 from tests.eventually import eventually

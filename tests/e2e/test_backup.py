@@ -76,6 +76,17 @@ async def _reports(system: System, lap: int) -> None:
     await system.clean()
 
 
+async def _sleeps(system: System, scooter_id: str) -> None:
+    """It said goodbye, and that is known."""
+    await publish(system.mqtt_port, Message(f"scooters/{scooter_id}/status", b'{"s":"sleeping"}'))
+
+    async def known() -> bool:
+        presence = await system.redis.hget(f"{SCOOTER}{scooter_id}", "presence")
+        return bool(presence == b"sleeping")
+
+    await eventually(known, within_s=60, what=f"{scooter_id} asleep")
+
+
 async def _odometer_in_postgres(system: System) -> list[float]:
     return [row[0] for row in await system.ask("SELECT odometer_m FROM scooter_state")]
 
@@ -192,6 +203,31 @@ async def test_postgres_from_an_old_backup_gets_every_state_that_redis_has(
     await eventually(written, within_s=60, what="the state in Postgres")
     await system.clean()
     await system.assert_no_row_twice()
+
+
+async def test_a_speed_limit_that_was_cancelled_since_the_backup_is_not_obeyed_after_it(
+    system: System, restoring: Restoring
+) -> None:
+    sleeper = Scooter("SC-0001")
+    async with cast(system, sleeper) as (gateway, operator):
+        await _sleeps(system, "SC-0001")
+        limit = await operator.ask("SC-0001", "set_speed_limit", params={"kmh": 6})
+        queued = await operator.until(limit, "queued")
+        await restoring.back_up(system.servers)
+        which = {"request_id": queued["request_id"]}
+        await operator.ask("SC-0001", "cancel", params=which)
+        await operator.until(limit, "cancelled")
+        await gateway.kill()
+        await _empty_database(system.servers.postgres_url)
+
+        await restoring.restore(system.servers)
+        assert await standing(system, limit) == "queued"
+        await (await gateway.start()).ready()
+        async with online(system, sleeper):
+            await until_standing(system, limit, "expired")
+            # What is sent to it now comes after whatever was sent before.
+            await _succeeds(operator, "SC-0001", "get_state")
+        assert [each.command for each in sleeper.executed] == ["get_state"]
 
 
 async def _empty_database(url: str) -> None:

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 
 from devices.contract import mac, topics
 from devices.contract.commands import COMMANDS, CommandStatus, parse_command
-from gateway.commands.lifecycle import FIRST, NEXT, OPEN
+from gateway.commands.lifecycle import NEXT, OPEN
 from gateway.errors import ServerAway
 from gateway.links.delivery import Delivery
 from gateway.links.downlink import Published, PublishUnknown
@@ -35,6 +35,7 @@ from tests.command_office import (
     ref_of,
     request,
 )
+from tests.commanding import FIRST
 
 SCOOTERS = ("SC-P01", "SC-P02")
 PARAMS: dict[str, dict[str, Any]] = {"set_speed_limit": {"kmh": 9}, "headlight": {"on": True}}

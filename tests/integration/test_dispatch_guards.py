@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from devices.contract.commands import COMMANDS
 from devices.standing import Standing
 from gateway.commands import taking_up
+from gateway.commands.dispatch import STALE_S
 from gateway.errors import ServerAway
 from gateway.links.downlink import Published
 from tests.command_office import (
@@ -20,7 +22,16 @@ from tests.command_office import (
     open_office,
     ref_of,
     request,
+    statuses,
 )
+
+FORBIDDEN = {
+    "key": "no_right",
+    "right": "no_right",
+    "retired": "unknown_scooter",
+    "suspended": "not_active",
+}
+"""The word that says why, by what changed since."""
 
 
 @dataclass
@@ -44,6 +55,15 @@ async def office(postgres_url: str, redis: Redis) -> AsyncIterator[Office]:
 def meanwhile(office: Office, happens: Callable[[], object]) -> None:
     assert isinstance(office.publisher, Meanwhile)
     office.publisher.happens = happens
+
+
+def forbid(office: Office, scooter_id: str, why: str) -> None:
+    if why == "key":
+        office.rights.keys.pop(KEY, None)
+    elif why == "right":
+        office.rights.forbidden |= {(KEY, name) for name in COMMANDS}
+    else:
+        office.rights.standings[scooter_id] = Standing(why)
 
 
 async def asked(office: Office, redis: Redis, scooter_id: str, *what: Any, **more: Any) -> str:  # noqa: ANN401
@@ -111,34 +131,83 @@ async def test_the_broker_is_told_whole_seconds_of_what_is_left_and_never_none(
     assert [each.expiry_s for each in office.publisher.commands(scooter_id)] == [1]
 
 
-@pytest.mark.parametrize(
-    ("why", "word"),
-    [
-        ("key", "no_right"),
-        ("right", "no_right"),
-        ("retired", "unknown_scooter"),
-        ("suspended", "not_active"),
-    ],
-)
+@pytest.mark.parametrize("why", FORBIDDEN)
 async def test_what_waits_is_refused_when_it_is_forbidden_by_the_time_it_could_leave(
-    office: Office, redis: Redis, scooter_id: str, why: str, word: str
+    office: Office, redis: Redis, scooter_id: str, why: str
 ) -> None:
     await is_there(redis, scooter_id, presence="sleeping")
     wish = request(scooter_id, "set_speed_limit", params={"kmh": 9})
     await office.ask(wish)
-    if why == "key":
-        del office.rights.keys[KEY]
-    elif why == "right":
-        office.rights.forbidden.add((KEY, "set_speed_limit"))
-    else:
-        office.rights.standings[scooter_id] = Standing(why)
+    forbid(office, scooter_id, why)
     await is_there(redis, scooter_id)
     office.dispatcher.came_online(scooter_id)
     await office.dispatch()
     assert office.publisher.commands(scooter_id) == []
     assert await office.story(ref_of(wish)) == ["queued", "refused"]
-    assert (await office.row(ref_of(wish)))["detail"].startswith(word)
+    assert (await office.row(ref_of(wish)))["detail"].startswith(FORBIDDEN[why])
     assert len(office.open) == 0
+
+
+@pytest.mark.parametrize("when", ["while the downlink was away", "in the last moment"])
+@pytest.mark.parametrize("why", FORBIDDEN)
+async def test_a_first_send_that_is_forbidden_by_the_time_it_could_leave_is_refused(
+    office: Office, redis: Redis, scooter_id: str, why: str, when: str
+) -> None:
+    """It was recorded with its request, and nobody else had it."""
+    ref = await asked(office, redis, scooter_id)
+    if when == "in the last moment":
+        meanwhile(office, lambda: forbid(office, scooter_id, why))
+    else:
+        office.publisher.result = ServerAway("broker", "not there")
+        command = office.open.take_due()
+        assert command is not None
+        await office.dispatcher.send(command)
+        await office.travel(10)
+        forbid(office, scooter_id, why)
+        office.publisher.result = Published.TAKEN
+    await office.dispatch()
+    assert office.publisher.commands(scooter_id) == []
+    assert await office.story(ref) == ["sent", "refused"]
+    assert (await office.row(ref))["detail"].startswith(FORBIDDEN[why])
+    await office.travel(24)
+    assert await office.overdue.close() == 0
+    assert statuses(await office.reply(), ref) == ["sent", "refused"]
+
+
+async def test_what_would_be_recorded_anew_but_is_forbidden_and_never_left_is_refused(
+    office: Office, redis: Redis, scooter_id: str
+) -> None:
+    office.publisher.result = ServerAway("broker", "not there")
+    ref = await asked(office, redis, scooter_id, "set_speed_limit", params={"kmh": 9})
+    command = office.open.take_due()
+    assert command is not None
+    await office.dispatcher.send(command)
+    await office.travel(STALE_S + 1)
+    forbid(office, scooter_id, "key")
+    office.publisher.result = Published.TAKEN
+    await office.dispatch()
+    assert office.publisher.commands(scooter_id) == []
+    assert await office.story(ref) == ["sent", "refused"]
+
+
+async def test_a_resend_that_is_forbidden_while_it_is_recorded_does_not_leave(
+    office: Office, redis: Redis, scooter_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first may have been carried out, so nobody knows how it ended."""
+    ref = await asked(office, redis, scooter_id)
+    await office.dispatch()
+
+    def suspended_meanwhile(_: str) -> int:
+        forbid(office, scooter_id, "suspended")
+        return 1
+
+    monkeypatch.setattr(office.rights, "generation", suspended_meanwhile)
+    for _ in range(24):
+        await office.travel(1)
+        await office.dispatch()
+    await office.overdue.close()
+    assert len(office.publisher.commands(scooter_id)) == 1
+    assert await office.story(ref) == ["sent", "sent", "timed_out"]
 
 
 async def test_an_unlock_is_not_sent_again_to_a_scooter_that_was_suspended_since(

@@ -1,8 +1,7 @@
-"""The ledger: moves are compared and set, old commands go, people can ask."""
+"""The ledger: moves are compared and set, told once committed, and old commands go."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 
 import asyncpg
 import pytest
@@ -10,7 +9,6 @@ from redis.asyncio import Redis
 
 from devices.contract.commands import CommandStatus
 from gateway.commands import ledger
-from gateway.commands.ledger_reading import Filter, follow_moves, list_commands, show_command
 from gateway.commands.ledger_rows import Move
 from gateway.commands.lifecycle import NEXT
 from gateway.errors import ServerAway
@@ -153,56 +151,3 @@ async def test_closed_commands_are_deleted_with_their_moves_when_they_are_old(
     left = {row[0] for row in await office.pool.fetch("SELECT ref FROM commands")}
     assert left == {open_one, new}
     assert await office.story(old) == []
-
-
-async def test_commands_are_listed_newest_first_by_filter_and_page(
-    office: Office, redis: Redis, scooter_id: str
-) -> None:
-    refs = [
-        (await asked(office, redis, scooter_id, name, login))[0]
-        for name, login in [("lock", KEY), ("locate", "bob.desk"), ("unlock", KEY)]
-    ]
-
-    async def listed(wanted: Filter, **page: int) -> list[str]:
-        return [each.ref for each in await list_commands(office.pool, wanted, **page)]  # type: ignore[arg-type]
-
-    assert await listed(Filter()) == refs[::-1]
-    assert await listed(Filter(operators=["bob"])) == [refs[1]]
-    assert await listed(Filter(commands=["lock", "unlock"])) == [refs[2], refs[0]]
-    assert await listed(Filter(statuses=[S.SUPERSEDED])) == [refs[0]]
-    assert await listed(Filter(scooter_ids=["nobody"])) == []
-    first = (await list_commands(office.pool, Filter(), at_most=1))[0]
-    assert first.ref == refs[2]
-    assert await listed(Filter(), older_than=first.issued) == [refs[1], refs[0]]
-
-
-async def test_a_command_is_shown_with_every_move_who_when_and_why(
-    office: Office, redis: Redis, scooter_id: str
-) -> None:
-    _, request_id = await asked(office, redis, scooter_id)
-    await office.dispatch()
-    await office.ack(scooter_id, request_id, "error", error="jammed", lock="jammed")
-    shown = await show_command(office.pool, request_id)
-    assert shown is not None
-    command, moves = shown
-    assert (command.status, command.detail) == (S.FAILED, "jammed")
-    assert [each.done_by for each in moves] == [KEY, f"scooter:{scooter_id}"]
-    assert moves[0].evidence["presence"] == "online"
-    assert moves[1].evidence == {"status": "error", "error": "jammed", "lock": "jammed"}
-    assert await show_command(office.pool, "0" * 16) is None
-
-
-async def test_moves_are_followed_each_once(office: Office, redis: Redis, scooter_id: str) -> None:
-    await asked(office, redis, scooter_id, "locate")
-    since = await office.pool.fetchval("SELECT clock_timestamp()")
-    _, request_id = await asked(office, redis, scooter_id, "lock")
-    await office.dispatch()
-    await office.ack(scooter_id, request_id, "success")
-    followed = follow_moves(office.pool, Filter(commands=["lock"]), since=since, every_s=0.01)
-    async with aclosing(followed), asyncio.timeout(20):  # type: ignore[type-var]
-        seen = [await anext(followed) for _ in range(2)]
-        await asked(office, redis, scooter_id, "unlock")
-        _, request_id = await asked(office, redis, scooter_id, "lock")
-        seen += [await anext(followed)]
-    assert [each.move.status for each in seen] == ["sent", "succeeded", "sent"]
-    assert seen[2].move.request_id == request_id

@@ -20,7 +20,6 @@ from devices.contract.commands import (
     build_command,
     build_request,
     check_params,
-    is_request_id,
     parse_command,
     parse_reply,
     parse_request,
@@ -213,13 +212,6 @@ def test_a_command_is_past_in_another_boot_or_after_its_uptime() -> None:
 def test_a_reply_is_read_with_its_status() -> None:
     reply = parse_reply(b'{"ref":"r1","status":"sent","at":1767268800123,"move":1}')
     assert (reply["status"], reply["move"]) == ("sent", 1)
-
-
-@pytest.mark.parametrize(
-    ("text", "holds"), [("0" * 16, True), ("0" * 15, False), ("G" * 16, False)]
-)
-def test_a_request_id_has_16_hex_digits(text: str, holds: bool) -> None:  # noqa: FBT001
-    assert is_request_id(text) is holds
 
 
 @pytest.mark.parametrize(
