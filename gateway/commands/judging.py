@@ -139,9 +139,8 @@ def _check_conditions(request: Request, rule: Rule, about: Circumstances) -> Non
     if facts.is_away and not rule.waits:
         raise CommandError(Refusal.AWAY, f"the scooter is {facts.presence}")
     if rule.guards and facts.uptime(about.at) is None and not policy.unlock_without_uptime:
-        raise CommandError(
-            Refusal.NO_UPTIME, "the scooter did not tell its uptime, so it could obey too late"
-        )
+        untold = "the scooter did not tell its uptime" if facts.presence else "it was never heard"
+        raise CommandError(Refusal.NO_UPTIME, f"{untold}, so it could obey too late")
     if request.force:
         return
     battery = facts.battery_percent

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import asyncpg
+
 from devices.console.exits import CommandFailed, Exit
 from devices.console.output import (
     Form,
@@ -16,6 +18,7 @@ from devices.console.output import (
     talk,
 )
 from devices.console.spans import Span, counted, rfc3339, say_age
+from devices.registry import Registry
 from gateway.console import stores
 from gateway.settings import Settings, read_settings
 from gateway.telemetry import archive
@@ -39,11 +42,10 @@ async def show_state(scooter_id: str, *, as_json: bool) -> None:
             states=_states(settings, redis),
             refiller=Refiller(redis, pool, stale_after_s=settings.stale_after_s),
         )
-        if found is None:  # or new, and only Redis would know
+        if found is None:
             with redis_translated():
-                await redis.ping()
-    if found is None:
-        raise CommandFailed(f"no scooter {scooter_id} is known", code=Exit.NOT_FOUND)
+                await redis.ping()  # it may be new, and only Redis would know
+            raise CommandFailed(await _unheard(pool, scooter_id), code=Exit.NOT_FOUND)
     state, now = typed_state(found.state), datetime.now(UTC)
     ages = ages_s(state, now=now)
     if as_json:
@@ -52,6 +54,13 @@ async def show_state(scooter_id: str, *, as_json: bool) -> None:
         return
     _print_groups(state, ages)
     talk(f"{scooter_id} is {state.get('presence', 'of unknown presence')}; {_source(found)}")
+
+
+async def _unheard(pool: asyncpg.Pool | None, scooter_id: str) -> str:
+    registered = pool and await Registry(pool).get(scooter_id)
+    if not registered:
+        return f"no scooter {scooter_id} is known"
+    return f"{scooter_id} is registered ({registered.standing}), but was never heard"
 
 
 async def show_near(lat: float, lon: float, *, within_m: float, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from gateway.storage.redis import open_redis
 from gateway.telemetry.snapshots import DirtySet, write_round
 from tests.command_line import Ended, receive, scooter
 from tests.history import history
+from tests.registration import register
 
 Run = Callable[..., Awaitable[Ended]]
 
@@ -74,6 +75,17 @@ async def test_state_comes_from_postgres_when_redis_was_emptied(
     assert first.json["state"]["lat"] == 48.1371
     assert "from Redis" in second.err
     assert "lat 48.1371" in second.out
+
+
+async def test_a_scooter_that_is_registered_and_was_never_heard_is_said_to_be_so(
+    run: Run, postgres_url: str, scooter_id: str
+) -> None:
+    await register(postgres_url, [scooter_id])
+
+    ended = await run("state", scooter_id)
+
+    assert ended.code == Exit.NOT_FOUND
+    assert f"{scooter_id} is registered (active), but was never heard" in ended.err
 
 
 async def test_an_unknown_scooter_is_not_found(run: Run) -> None:
