@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from devices.contract.mac import FLEET_SECRET_MIN
 from gateway.errors import SettingsError
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -21,6 +22,16 @@ def _no_lease(instance: str) -> str:
     if instance == "primary":
         raise ValueError("primary is what one of the instances is: take another name")
     return instance
+
+
+def _hard_to_guess(secret: SecretStr) -> SecretStr:
+    """Whoever guesses it signs commands for every scooter; an empty one would sign none."""
+    if len(secret.get_secret_value()) < FLEET_SECRET_MIN:
+        raise ValueError(
+            f"it needs {FLEET_SECRET_MIN} random characters or more; "
+            "`openssl rand -hex 32` makes one"
+        )
+    return secret
 
 
 class Settings(BaseSettings):
@@ -84,7 +95,7 @@ class Settings(BaseSettings):
     ) = Field(
         None, description="how the broker learns of a new one: pid:FILE, service:UNIT or watched"
     )
-    fleet_secret: SecretStr | None = Field(
+    fleet_secret: Annotated[SecretStr, AfterValidator(_hard_to_guess)] | None = Field(
         None, description="the secret from which every scooter's command key is derived"
     )
     unlock_without_uptime: bool = Field(

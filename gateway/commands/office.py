@@ -57,7 +57,8 @@ class CommandOffice:
         self._facts, self._open = FactsReader(redis), OpenCommands()
         secret = settings.fleet_secret
         self._envelope = Envelope(
-            generations=registry, fleet_secret=secret.get_secret_value() if secret else None
+            generations=registry,
+            fleet_secret=None if secret is None else secret.get_secret_value(),
         )
         self._acks = self._new_acks()
         self._requests = self._new_requests()

@@ -51,7 +51,7 @@ def _examine_secrets(settings: Settings, report: Report) -> None:
     kept = [env_file(), settings.mqtt_key_file]
     if settings.mqtt_authority_file is not None:
         kept.append(settings.mqtt_authority_file.with_name("ca.key"))
-    report.facts["fleet_secret"] = "set" if settings.fleet_secret else "not set"
+    report.facts["fleet_secret"] = "not set" if settings.fleet_secret is None else "set"
     report.findings += [
         problem
         for file in kept

@@ -72,7 +72,7 @@ class SettingsWorkshop:
             scooters_port=settings.mqtt_scooters_port,
             operators_port=settings.mqtt_operators_port,
             authority_pem=_authority(authority),
-            fleet_secret=secret.get_secret_value() if secret else None,
+            fleet_secret=None if secret is None else secret.get_secret_value(),
         )
 
     def lookup(self, pool: Any) -> AbstractAsyncContextManager[Lookup]:  # noqa: ANN401 - a pool

@@ -101,6 +101,17 @@ async def test_a_gateway_with_addresses_that_are_none_names_each_and_does_not_wa
     ]
 
 
+@pytest.mark.parametrize("command", ["gateway", "doctor"])
+async def test_no_command_runs_with_a_fleet_secret_that_can_be_guessed(command: str) -> None:
+    for secret in ("", "x" * 31):
+        ended = await scooter(command, fleet_secret=secret, metrics_port=0)
+
+        assert ended.code == Exit.USAGE
+        assert "SCOOTER_FLEET_SECRET" in ended.err
+        assert "Traceback" not in ended.err
+        assert not secret or secret not in ended.err
+
+
 async def test_a_gateway_ends_in_order_on_sigterm(redis_url: str, broker: BrokerAddress) -> None:
     port = free_port()
     process = await start(
