@@ -133,7 +133,7 @@ def _replace(path: Path, logins: Mapping[str, str]) -> Written:
     _check(logins, taken={name.lower() for name in accounts})
     accounts |= logins
     text = "".join([f"{name}:{hashed}\n" for name, hashed in accounts.items()])
-    new = write_beside(path, text, keep_access=True)
+    new = write_beside(path, text, like=path)
     if _parse(new) != accounts:
         raise NotAdmitted(
             f"The disk did not keep what was written to {new}: the old password file stands. "

@@ -101,7 +101,7 @@ def private_key(path: Path) -> _Key:
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         ).decode()
-        replace(write_beside(path, text, keep_access=True), path)
+        replace(write_beside(path, text, like=path), path)
     return _load_key(path)
 
 
@@ -185,7 +185,7 @@ def _pem(certificate: x509.Certificate) -> str:
 
 def _publish(path: Path, text: str) -> None:
     """A certificate is no secret: whoever may enter the folder may read it."""
-    new = write_beside(path, text, keep_access=True)
+    new = write_beside(path, text, like=path)
     new.chmod(0o644)
     replace(new, path)
 

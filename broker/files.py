@@ -12,18 +12,18 @@ def write_private(path: Path, text: str) -> None:
     replace(write_beside(path, text), path)
 
 
-def write_beside(path: Path, text: str, *, keep_access: bool = False) -> Path:
+def write_beside(path: Path, text: str, *, like: Path | None = None) -> Path:
     """`text` on the disk as `path`.new, with mode 0600; rename it with `replace`.
 
-    `keep_access`: with owner, group and mode of what `path` is now (else the folder's owner, if we
-    are root), so that a broker that runs as another user can still read it.
+    `like`: with owner, group and mode of that file (the folder's owner if there is none and we are
+    root), so that a broker that runs as another user can read it as it reads that one.
     Raises OSError; what is left then is harmless and replaced next time.
     """
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        if keep_access:
-            _hand_over(file.fileno(), path)
+        if like is not None:
+            _hand_over(file.fileno(), like)
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -51,13 +51,13 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _hand_over(handle: int, path: Path) -> None:
+def _hand_over(handle: int, like: Path) -> None:
     """Raises PermissionError when the owner would change and only root could prevent it."""
     try:
-        old = path.stat()
+        old = like.stat()
     except FileNotFoundError:
         if os.geteuid() == 0:
-            folder = path.parent.stat()
+            folder = like.parent.stat()
             os.fchown(handle, folder.st_uid, folder.st_gid)
         return
     new = os.fstat(handle)

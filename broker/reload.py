@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from time import monotonic
 from typing import Protocol
 
 from broker.admission import BrokerAway, NotAdmitted
+from broker.files import locked, replace, write_beside
 
 _PROGRAM = "mosquitto"
 _UNIT_TIMEOUT_S = 30.0
@@ -118,13 +120,31 @@ class ServiceReload:
 
 @dataclass(frozen=True, slots=True)
 class WatchedReload:
-    """Nothing to ask: `watch-passwords.sh` runs the broker and sees that the file is another."""
+    """`watch-passwords.sh` runs the broker and sees that the password file is another one.
+
+    It looks at `passwords`.reload as well: what is new there asks once more for the same file.
+    """
+
+    passwords: Path
 
     def __str__(self) -> str:
         return "watched"
 
     async def request(self) -> None:
-        return
+        file = self.passwords.with_name(f"{self.passwords.name}.reload")
+        try:
+            await asyncio.to_thread(self._ask, file)
+        except OSError as error:
+            raise NotAdmitted(
+                f"Mosquitto was not asked to reload: {file} cannot be written "
+                f"({error.strerror or error}). The new password file is in place; make room or "
+                "give access, then try again.",
+                written=True,
+            ) from error
+
+    def _ask(self, file: Path) -> None:
+        with locked(file.parent):
+            replace(write_beside(file, f"{secrets.token_hex(16)}\n", like=self.passwords), file)
 
 
 def _catches_hangup(pid: int) -> bool:
@@ -133,13 +153,16 @@ def _catches_hangup(pid: int) -> bool:
     return bool(int(caught.split()[1], 16) >> (signal.SIGHUP - 1) & 1)
 
 
-def parse_reload(text: str) -> Reload:
-    """`pid:PATH`, `service:UNIT` or `watched`; raises ValueError for anything else."""
+def parse_reload(text: str, passwords: Path) -> Reload:
+    """`pid:PATH`, `service:UNIT` or `watched`, of the broker with this password file.
+
+    Raises ValueError for anything else.
+    """
     match text.partition(":"):
         case ("pid", _, path) if path:
             return PidFileReload(Path(path))
         case ("service", _, unit) if unit and not unit.startswith("-"):
             return ServiceReload(unit)
         case ("watched", "", ""):
-            return WatchedReload()
+            return WatchedReload(passwords)
     raise ValueError(f"{text!r} is none of pid:PATH, service:UNIT and watched")

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs the broker and has it load its files again when one of those watched is another one.
+# Runs the broker and has it load its files again when one of those watched is another one, or when
+# FILE.reload is: that asks once more, as a SIGHUP that comes during a reload is lost.
 #
 #   watch-passwords.sh FILE… -- mosquitto -c /mosquitto/config/mosquitto.conf
 #
@@ -24,7 +25,7 @@ marks() {
     for file; do
         [ "$number" -eq "$files" ] && break
         number=$((number + 1))
-        head -n 4 "$file" 2>/dev/null
+        head -n 4 "$file" "$file.reload" 2>/dev/null
     done
 }
 

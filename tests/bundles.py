@@ -20,7 +20,7 @@ async def admit(servers: Servers, ids: Iterable[str]) -> dict[str, Bundle]:
         port=servers.mqtt_port,
         admin_password=servers.mqtt_admin_password,
         password_file=servers.password_file,
-        reload=parse_reload(servers.broker_reload),
+        reload=parse_reload(servers.broker_reload, servers.password_file),
     )
     await broker.admit({each: secret_hash(bundle.secret) for each, bundle in bundles.items()})
     return bundles

@@ -53,7 +53,7 @@ class Address:
             port=self.port,
             admin_password=self.admin_password,
             password_file=Path(self.password_file),
-            reload=parse_reload(self.reload),
+            reload=parse_reload(self.reload, Path(self.password_file)),
             proof_within_s=proof_within_s,
             hold_s=0.2,
         )

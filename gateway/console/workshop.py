@@ -56,7 +56,7 @@ class SettingsWorkshop:
             port=settings.mqtt_port,
             admin_password=password.get_secret_value(),
             password_file=file,
-            reload=_reload(reload),
+            reload=_reload(reload, file),
             tls=broker_address(settings).tls,
         )
 
@@ -88,9 +88,9 @@ class SettingsWorkshop:
         return Forgotten(in_redis, in_postgres, status_cleared=cleared)
 
 
-def _reload(text: str) -> Reload:
+def _reload(text: str, passwords: Path) -> Reload:
     try:
-        return parse_reload(text)
+        return parse_reload(text, passwords)
     except ValueError as error:
         raise SettingsError([f"SCOOTER_BROKER_RELOAD: {error}"]) from None
 

@@ -13,7 +13,7 @@ import pytest
 
 from broker.admission import BrokerAway, NotAdmitted
 from broker.certificates import ensure_authority
-from broker.mosquitto import PidFileReload, ServiceReload
+from broker.mosquitto import PidFileReload, ServiceReload, WatchedReload
 from gateway.local.mosquitto_package import Mosquitto
 from tests.broker_place import WATCH, BrokerPlace, stand_in_for_systemd
 from tests.eventually import eventually
@@ -126,6 +126,31 @@ async def test_a_service_that_does_not_reload_is_told(
         await ServiceReload("mosquitto").request()
 
 
+async def test_the_watcher_is_asked_by_a_file_for_whoever_reads_the_password_file(
+    tmp_path: Path,
+) -> None:
+    passwords, asking = tmp_path / "passwords", tmp_path / "passwords.reload"
+    passwords.touch(mode=0o600)
+    await WatchedReload(passwords).request()
+    first = asking.read_text()
+    assert asking.stat().st_mode & 0o777 == 0o600
+
+    passwords.chmod(0o640)
+    await WatchedReload(passwords).request()
+    assert asking.stat().st_mode & 0o777 == 0o640
+    assert asking.read_text() != first
+
+
+async def test_a_watcher_that_cannot_be_asked_is_told(tmp_path: Path) -> None:
+    passwords = tmp_path / "passwords"
+    passwords.touch()
+    (tmp_path / "passwords.reload").mkdir()
+
+    with pytest.raises(NotAdmitted, match=r"passwords\.reload cannot be written") as caught:
+        await WatchedReload(passwords).request()
+    assert caught.value.written
+
+
 async def test_a_renewed_certificate_is_loaded_by_the_watcher(
     tmp_path: Path, mosquitto_program: Mosquitto | None
 ) -> None:
@@ -164,6 +189,10 @@ def test_the_watcher_forwards_what_it_is_sent_in_every_shell(shell: str, tmp_pat
             (tmp_path / "new").write_text("two\n")
             (tmp_path / "new").rename(watched)
             assert process.stdout.readline() == "HUP\n"
+            for request in ("again\n", "and again\n"):
+                (tmp_path / "new").write_text(request)
+                (tmp_path / "new").rename(tmp_path / "passwords.reload")
+                assert process.stdout.readline() == "HUP\n"
             process.send_signal(signal.SIGTERM)
             assert process.wait(10) == 3
         finally:

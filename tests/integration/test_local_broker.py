@@ -44,7 +44,7 @@ def broker_of(servers: Servers) -> MosquittoBroker:
         port=servers.mqtt_port,
         admin_password=servers.mqtt_admin_password,
         password_file=servers.password_file,
-        reload=parse_reload(servers.broker_reload),
+        reload=parse_reload(servers.broker_reload, servers.password_file),
     )
 
 

@@ -1,11 +1,14 @@
 """Letting in and keeping out on a real Mosquitto: rendered, reloaded, proved, taken over."""
 
 import asyncio
+import base64
+import hashlib
 import os
 import pwd
 import stat
 import tempfile
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from time import monotonic
 
@@ -13,6 +16,7 @@ import pytest
 from aiomqtt import Client, MqttError
 
 from broker.accounts import new_secret, read_logins
+from broker.administration import Listener, Login, connected
 from broker.admission import BrokerAway, NotAdmitted
 from broker.mosquitto import PidFileReload, Reload, ServiceReload, WatchedReload
 from gateway.local.mosquitto_package import Mosquitto
@@ -52,11 +56,18 @@ def way(
         if kind == "pid":
             yield place, PidFileReload(place.pid_file)
         elif kind == "watched":
-            yield place, WatchedReload()
+            yield place, WatchedReload(place.passwords)
         else:
             stand_in_for_systemd(tmp_path / "bin", monkeypatch)
             monkeypatch.setenv("PID_FILE", str(place.pid_file))
             yield place, ServiceReload("mosquitto")
+
+
+def costly_hash(secret: str) -> str:
+    """As valid as ours, but one that a reload takes long for: 10 ms for each connected client."""
+    salt = os.urandom(12)
+    digest = hashlib.pbkdf2_hmac("sha512", secret.encode(), salt, 9999)
+    return "$7$9999$" + "$".join(base64.b64encode(part).decode() for part in (salt, digest))
 
 
 async def time_of_end(client: Client) -> float:
@@ -186,14 +197,14 @@ async def test_whoever_is_admitted_while_the_broker_is_away_gets_in_when_it_is_b
     with pytest.raises(BrokerAway, match="No Mosquitto runs with the pid file"):
         await place.admission().admit(place.logins)
     with pytest.raises(BrokerAway, match="does not answer"):
-        await place.admission(WatchedReload()).admit(place.logins)
+        await place.admission(WatchedReload(place.passwords)).admit(place.logins)
 
     place.server.start()
     assert await place.lets_in(scooter)
 
 
 async def test_a_broker_that_never_loads_the_file_is_told(place: BrokerPlace) -> None:
-    unwatched = place.admission(WatchedReload(), proof_within_s=0.5)
+    unwatched = place.admission(WatchedReload(place.passwords), proof_within_s=0.5)
 
     with pytest.raises(NotAdmitted, match=r"did not load .* after it was asked to") as caught:
         await unwatched.admit({})
@@ -225,6 +236,33 @@ async def test_a_reload_that_was_lost_is_asked_for_again(place: BrokerPlace) -> 
     await place.admission(reload).admit({})
 
     assert reload.asked == 2
+
+
+async def test_whoever_is_removed_while_the_broker_reloads_for_another_command_is_out(
+    way: tuple[BrokerPlace, Reload],
+) -> None:
+    place, reload = way
+    removed = place.scooter("SC-0000")
+    logins = dict.fromkeys([f"SC-{n:04}" for n in range(100)], costly_hash(removed.secret))
+    broker = place.admission(reload, proof_within_s=15)
+    await broker.admit(logins)
+    async with AsyncExitStack() as stack:
+        listener = Listener(host="127.0.0.1", port=place.ports.internal, tls=None)
+        for name in logins:
+            login = Login(name=name, secret=removed.secret, client_id=name)
+            await stack.enter_async_context(connected(listener, login, within_s=10))
+        before = place.log().count("Reloading config")
+
+        async def reloads() -> bool:
+            return place.log().count("Reloading config") > before
+
+        interrupted = asyncio.create_task(broker.admit(logins))
+        await eventually(reloads, what="the broker to begin its reload")
+        interrupted.cancel()
+        await asyncio.wait([interrupted])
+        await broker.admit({name: each for name, each in logins.items() if name != removed.name})
+
+        assert not await place.lets_in(removed)
 
 
 async def test_who_cannot_be_written_keeps_nobody_from_their_session(place: BrokerPlace) -> None:

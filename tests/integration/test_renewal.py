@@ -57,7 +57,7 @@ async def test_whoever_is_connected_stays_and_whoever_comes_sees_the_new_certifi
         assert "mqtt.example.org" not in await _names(servers)
         # The same as when its end is near: other names.
         subprocess.run(command(), cwd=servers.folder, check=True)  # noqa: S603, ASYNC221
-        await parse_reload(servers.broker_reload).request()
+        await parse_reload(servers.broker_reload, servers.password_file).request()
 
         async def is_new() -> bool:
             return "mqtt.example.org" in await _names(servers)

@@ -153,18 +153,18 @@ def test_a_certificate_is_a_login_where_it_is_required() -> None:
     [
         ("pid:/run/mosquitto.pid", PidFileReload(Path("/run/mosquitto.pid"))),
         ("service:mosquitto", ServiceReload("mosquitto")),
-        ("watched", WatchedReload()),
+        ("watched", WatchedReload(Path("/p"))),
     ],
 )
 def test_a_way_to_reload_is_read_and_written_the_same(text: str, reload: object) -> None:
-    assert parse_reload(text) == reload
+    assert parse_reload(text, Path("/p")) == reload
     assert str(reload) == text
 
 
 @pytest.mark.parametrize("text", ["", "pid", "pid:", "service:", "service:--now", "watched:x", "x"])
 def test_no_other_way_to_reload_is_taken(text: str) -> None:
     with pytest.raises(ValueError, match="none of pid:PATH, service:UNIT and watched"):
-        parse_reload(text)
+        parse_reload(text, Path("/p"))
 
 
 @pytest.mark.parametrize("arguments", [[], ["file"], ["--", "true"], ["file", "--"]])
