@@ -28,14 +28,16 @@ def place_for_many(path: Path) -> Iterator[Place]:
 class LinesPlace:
     """JSON lines, one bundle each; held by one process at a time, and of a login the last counts.
 
-    A line is appended before its hash is committed; those that a later one replaced, or that
-    nothing was committed for, are removed when the place is closed.
+    A line is appended before its hash is committed, and counts whenever the place is opened again;
+    those that a later one replaced, or that surely nothing was committed for, are removed when it
+    is closed.
     """
 
     def __init__(self, file: Path) -> None:
         self.path = file
         self._kept: dict[str, str] = {}  # secrets by user name, and so below
         self._prepared: dict[str, str] = {}
+        self._undecided: dict[str, str] = {}
         self._stale = 0
         self._opened = -1
 
@@ -78,6 +80,14 @@ class LinesPlace:
         self._kept |= {name: self._prepared[name] for name in usernames}
         self._prepared = {}
 
+    def leave(self) -> None:
+        self._undecided |= self._prepared
+        self._prepared = {}
+
+    def unnamed(self, usernames: Collection[str] | None = None) -> dict[str, str]:
+        del usernames
+        return {}  # a line has its name from the beginning
+
     def where(self, username: str) -> Path:
         del username
         return self.path
@@ -104,7 +114,10 @@ class LinesPlace:
         with os.fdopen(opened, "wb") as target, self.path.open("rb") as source:
             for line in source:
                 login = login_of(line)
-                if login is not None and self._kept.get(login[0]) == login[1]:
+                if login is not None and login[1] in (
+                    self._kept.get(login[0]),
+                    self._undecided.get(login[0]),
+                ):
                     target.write(line)
             target.flush()
             os.fsync(opened)

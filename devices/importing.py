@@ -9,7 +9,7 @@ from broker.errors import FleetError
 from devices.bundle_places import Place
 from devices.import_file import ImportRow
 from devices.import_verdicts import RowOutcome, RowResult, Verdict, judge, result_of
-from devices.issuing import issue
+from devices.issuing import issue, name_left
 from devices.provisioning import Provisioning
 from devices.refusals import Unfinished, unfinished
 from devices.scooters import NewScooter
@@ -23,9 +23,10 @@ class Import:
 
     It takes turns with other imports (RegistryBusy while one runs), and may be repeated: what is
     done stays, what one that was ended left half-done is finished, with a new secret where the old
-    one is not in `place`. Raises NotKept when a chunk's bundles cannot be written (nothing of that
-    chunk is committed), and Unfinished, after the rows, when the broker does not let them in yet.
-    What would be done is told by `foretell`.
+    one is not in `place`. Raises NotKept or NotNamed when a chunk's bundles cannot be written
+    (nothing of that chunk is committed), and Unfinished when something was and the rest failed,
+    also, after the rows, when the broker does not let them in yet. What would be done is told by
+    `foretell`.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Import:
     async def _chunk(self, rows: Sequence[ImportRow]) -> list[RowResult]:
         wanted = {row.scooter_id: row.scooter for row in rows if row.scooter}
         async with self._registry.locked():
+            await name_left(self._registry, self._place, list(wanted))
             verdicts = await judge(self._registry, list(wanted), self._place)
             problems = await self._issue(wanted, verdicts)
         for name, verdict in verdicts.items():

@@ -10,6 +10,7 @@ from broker.errors import FleetError
 from devices.bundle import Bundle, BundleFacts, operator_bundle
 from devices.bundle_places import Place
 from devices.gate import Gate, Out
+from devices.issuing import commit, prepared
 from devices.operators import Operators, parse_login
 from devices.refusals import Refused, raise_all, short, unfinished
 from devices.registry import Registry
@@ -34,7 +35,7 @@ class Keys:
     """The verbs for keys. Each writes who did it (`by`) into the audit.
 
     They raise OperatorError, UnknownOperator or Refused before anything is changed, and Unfinished
-    when the broker is away after something was.
+    when something was and the rest failed: it says what, and how to go on.
     """
 
     def __init__(
@@ -74,16 +75,12 @@ class Keys:
             raise Refused(f"{login!r} is no key: an operator, a dot and a name, alice.laptop")
         bundle = operator_bundle(self._facts, login, secret=new_secret())
         record = self._operators.add_key if is_new else self._operators.rotate_key
-        kept: list[str] = []
         async with self._registry.locked():
-            try:
-                if place is not None:
-                    place.prepare([bundle])
-                await record(login, secret_hash(bundle.secret), by=by)
-                kept.append(login)
-            finally:
-                if place is not None:
-                    place.keep(kept)
+            async with prepared(self._registry, place, [bundle]):
+                hashed = secret_hash(bundle.secret)
+            recording = record(login, hashed, by=by)
+            renew = f"scooter operators key rotate {login}"
+            await commit(recording, [login], place, renew=renew)
             done, then = _what_if_away(login, place)
             with unfinished(done, then=then):
                 admitted = await self._gate.admit(by=by)

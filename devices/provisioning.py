@@ -5,11 +5,11 @@ from collections.abc import AsyncGenerator, Sequence
 from broker.admission import Broker
 from broker.errors import FleetError
 from devices.bundle import Bundle, BundleFacts
-from devices.bundle_places import NotKept, Place
+from devices.bundle_places import Place
 from devices.change import Change
 from devices.ending import RETIRE, REVOKE, SUSPEND, Ending, end_access
 from devices.gate import Forget, Gate
-from devices.issuing import bundles_that_match, issue
+from devices.issuing import bundles_that_match, issue, name_left
 from devices.refusals import Refused, unfinished, why_known
 from devices.registry import Registry, UnknownScooter
 from devices.scooters import NewScooter, Scooter
@@ -20,8 +20,9 @@ class Provisioning:
     """The verbs. Each writes who did it (`by`) into the audit, and may be repeated.
 
     Every one raises Refused, StandingError or UnknownScooter before anything is changed, and
-    Unfinished when the broker is away after something was. They take turns, also with those of
-    other processes. `forget` removes what is known of a retired scooter: Redis keys, its status.
+    Unfinished when something was and the rest failed: it says what, and how to go on. They take
+    turns, also with those of other processes. `forget` removes what is known of a retired scooter:
+    Redis keys, its status.
     """
 
     def __init__(
@@ -42,8 +43,8 @@ class Provisioning:
 
         With a `place` its bundle is kept there and it is active; without, `Change.bundle` is to be
         printed, and it stays registered until `handed_over`. One that was left half-done by
-        an earlier try is finished. Raises Refused for a known id, NotKept when nothing could be
-        written: then nothing is registered either.
+        an earlier try is finished. Raises Refused for a known id, NotKept or NotNamed when nothing
+        could be written: then nothing is registered either.
         """
         if scooter.problem:
             raise Refused(scooter.problem)
@@ -83,7 +84,7 @@ class Provisioning:
             found = await self._known(scooter_id)
             if found.standing is Standing.RETIRED:
                 raise StandingError(scooter_id, found.standing, "it gets no credential any more")
-            bundle = await self._issue_instead(found, by=by, place=place)
+            bundle = await self._issue(scooter_id, found.generation + 1, [], by=by, place=place)
             return await self._let_in(scooter_id, bundle, by=by, place=place, ends=True)
 
     async def suspend(self, scooter_id: str, *, by: str, reason: str | None = None) -> Change:
@@ -146,6 +147,7 @@ class Provisioning:
         """Whether its bundle is in `place` already, and only the end of `add` is missing."""
         if place is None or found.standing is not Standing.REGISTERED:
             return False
+        await name_left(self.registry, place, [found.scooter_id])
         logins = await self.registry.logins([found.scooter_id])
         return bool(bundles_that_match(place, [found.scooter_id], logins))
 
@@ -169,20 +171,6 @@ class Provisioning:
         if problem := issued.problems.get(scooter_id):
             raise Refused(problem)
         return issued.bundles[scooter_id]
-
-    async def _issue_instead(self, found: Scooter, *, by: str, place: Place | None) -> Bundle:
-        """Registered until the new secret is handed over, so that one nobody has is found again."""
-        scooter_id = found.scooter_id
-        if found.standing is Standing.ACTIVE:
-            await self.registry.set_standing(
-                scooter_id, Standing.REGISTERED, by=by, reason="rotate"
-            )
-        try:
-            return await self._issue(scooter_id, found.generation + 1, [], by=by, place=place)
-        except NotKept:
-            if found.standing is Standing.ACTIVE:
-                await self.registry.activate({scooter_id: found.generation}, by=by)
-            raise
 
     async def _let_in(
         self,

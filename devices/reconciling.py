@@ -7,15 +7,16 @@ from typing import Final
 from broker.admission import Admitted, Ended
 from broker.errors import FleetError
 from devices.access_audit import Kind
-from devices.bundle_places import Place
+from devices.bundle_places import NotNamed, Place
 from devices.gate import Out
-from devices.issuing import bundles_that_match
+from devices.issuing import bundles_that_match, name_left
 from devices.provisioning import Provisioning
-from devices.refusals import raise_all, short, unfinished
+from devices.refusals import cut_short, raise_all, short, unfinished
 from devices.scooters import Scooter
 from devices.standing import Standing
 
 _DOUBT: Final = "The registry is in order; that the broker follows it is not proved."
+_ONLY_COPY: Final = "A bundle whose secret counts was found under no name."
 _AGAIN: Final = "Then run `scooter devices reconcile` again."
 
 
@@ -29,6 +30,8 @@ class Reconciled:
     """Logins for which the broker's list was another than the registry's before that."""
     revoked: list[str] = field(default_factory=list)
     """Scooters whose revocation was begun: their credential is gone now."""
+    named: list[str] = field(default_factory=list)
+    """Scooters and keys whose bundle was found under no name, and has its own now."""
     activated: list[str] = field(default_factory=list)
     """Registered ones whose bundle was found: active now."""
     put_out: list[Ended] = field(default_factory=list)
@@ -44,6 +47,7 @@ class Reconciled:
         named = {
             "the broker's list was not the registry's for": self.differed,
             "the revocation was finished of": self.revoked,
+            "their bundles were found under no name, and have theirs now:": self.named,
             "active now, their bundles were found:": self.activated,
             "out, and proved to be now:": [each.client_id for each in self.put_out],
             "never handed over, as far as the bundles show; rotate:": self.not_handed_over,
@@ -68,16 +72,20 @@ async def reconcile(
     registry = provisioning.registry
     done = done or Reconciled()
     with unfinished(_DOUBT, then=_AGAIN):
+        failed: list[FleetError] = []
         async with registry.locked():
             done.revoked += await registry.begun_revocations()
             await registry.set_credentials(dict.fromkeys(done.revoked, None), by=by)
             done.differed += sorted(await provisioning.gate.differs())
             admitted = done.admitted = await provisioning.gate.admit(by=by)
+            for place in places:
+                try:
+                    done.named += await name_left(registry, place)
+                except NotNamed as error:
+                    failed.append(cut_short(_ONLY_COPY, error, then=_AGAIN))
             await _activate(provisioning, places, done, by=by)
-        failed = [
-            *await _put_out(provisioning, "scooter", admitted, done, by=by),
-            *await _put_out(provisioning, "key", admitted, done, by=by),
-        ]
+        failed += await _put_out(provisioning, "scooter", admitted, done, by=by)
+        failed += await _put_out(provisioning, "key", admitted, done, by=by)
     raise_all(failed)
     return done
 

@@ -15,7 +15,7 @@ from devices.registry_errors import (
     TagsError,
     UnknownScooter,
 )
-from devices.registry_rows import ADDED, EXISTS, add_scooters, check_credentials, scooter_of
+from devices.registry_rows import ADDED, EXISTS, add_scooters, give_credentials, scooter_of
 from devices.scooters import RESERVED, VEHICLE_TYPES, NewScooter, Scooter, tags_problem
 from devices.standing import HEARD, NEXT, Standing, StandingError, move
 
@@ -190,26 +190,17 @@ class Registry:
     ) -> dict[str, int]:
         """Replace credentials by these hashes, all or none; the generation of each.
 
-        A hash is a new generation, so the old one never counts again; None removes it and keeps
-        the generation. With `following`, each must still have the generation told there, else
-        CredentialRaced. Raises UnknownScooter, and StandingError for the retired.
+        A hash is a new generation, so the old one never counts again, and whoever was active is
+        registered until it is handed over; None removes it and keeps the generation. With
+        `following`, each must still have the generation told there, else CredentialRaced.
+        Raises UnknownScooter, and StandingError for the retired.
         """
         generations: dict[str, int] = {}
         async with self._pool.acquire() as connection, connection.transaction():
             for chunk in _chunks(sorted(hashes)):
-                await check_credentials(connection, chunk, hashes, following)
-                rows = await connection.fetch(
-                    sql.SET_CREDENTIALS, chunk, [hashes[each] for each in chunk]
+                generations |= await give_credentials(
+                    connection, {each: hashes[each] for each in chunk}, following, by=by
                 )
-                new = {row["scooter_id"]: row["generation"] for row in rows}
-                generations |= new
-                for action, is_given in (("credential", True), ("no credential", False)):
-                    details = {
-                        each: {"generation": new[each]}
-                        for each in chunk
-                        if (hashes[each] is not None) is is_given
-                    }
-                    await note(connection, action, details, kind="scooter", by=by)
         return generations
 
     async def set_tags(
@@ -254,6 +245,10 @@ class Registry:
         """Name and hash of everything that may get in, in one snapshot: heard scooters that
         have a credential, and active keys of active operators; with `names`, only of these."""
         return dict(await self._pool.fetch(sql.LOGINS, names))
+
+    async def hashes(self, names: Sequence[str]) -> dict[str, str]:
+        """Of scooters and keys that have a credential, also of those that may not get in."""
+        return dict(await self._pool.fetch(sql.HASHES, names))
 
     def locked(self, *, wait_s: float = 60.0) -> AbstractAsyncContextManager[None]:
         """Hold the lock that whoever renders the broker's files takes; raises RegistryBusy.

@@ -85,12 +85,23 @@ BEGUN_REVOCATIONS: Final = """
     ORDER BY scooter_id
 """
 
+# Registered until the new secret is handed over, so that one that nobody has is found again.
 SET_CREDENTIALS: Final = """
     UPDATE scooters s SET password_hash = g.hash, credential_at = now(),
-        generation = s.generation + (g.hash IS NOT NULL)::int
+        generation = s.generation + (g.hash IS NOT NULL)::int,
+        standing = CASE WHEN s.scooter_id = ANY ($3) THEN 'registered' ELSE s.standing END,
+        standing_at = CASE WHEN s.scooter_id = ANY ($3) THEN now() ELSE s.standing_at END
     FROM unnest($1::text[], $2::text[]) AS g (scooter_id, hash)
     WHERE s.scooter_id = g.scooter_id
     RETURNING s.scooter_id, s.generation
+"""
+
+HASHES: Final = """
+    SELECT scooter_id, password_hash FROM scooters
+    WHERE scooter_id = ANY ($1) AND password_hash IS NOT NULL
+    UNION ALL
+    SELECT login, password_hash FROM operator_keys
+    WHERE login = ANY ($1) AND password_hash IS NOT NULL
 """
 
 SET_TAGS: Final = "UPDATE scooters SET tags = $2 WHERE scooter_id = $1"

@@ -65,15 +65,34 @@ def _why_not(scooter: NewScooter, row: Any, by_vehicle: Mapping[str, str]) -> st
     return EXISTS
 
 
-async def check_credentials(
+async def give_credentials(
     connection: Any,  # noqa: ANN401 - asyncpg has no types
-    chunk: list[str],
     hashes: Mapping[str, str | None],
     following: Mapping[str, int] | None,
+    *,
+    by: str,
+) -> dict[str, int]:
+    """What `Registry.set_credentials` does, and raises, for a chunk in order; the generations."""
+    rows = {row["scooter_id"]: row for row in await connection.fetch(sql.LOCKED, list(hashes))}
+    _check_credentials(hashes, rows, following)
+    given = [each for each, hashed in hashes.items() if hashed is not None]
+    again = [each for each in given if rows[each]["standing"] == Standing.ACTIVE]
+    told = {each: {"from": Standing.ACTIVE} for each in again}
+    await note(connection, Standing.REGISTERED, told, kind="scooter", by=by, reason="rotate")
+    columns = (list(hashes), list(hashes.values()), again)
+    changed = await connection.fetch(sql.SET_CREDENTIALS, *columns)
+    generations: dict[str, int] = {row["scooter_id"]: row["generation"] for row in changed}
+    taken = [each for each in hashes if hashes[each] is None]
+    for action, ids in (("credential", given), ("no credential", taken)):
+        details = {each: {"generation": generations[each]} for each in ids}
+        await note(connection, action, details, kind="scooter", by=by)
+    return generations
+
+
+def _check_credentials(
+    hashes: Mapping[str, str | None], rows: Mapping[str, Any], following: Mapping[str, int] | None
 ) -> None:
-    """Lock the rows; raises what `Registry.set_credentials` does when they may not have these."""
-    rows = {row["scooter_id"]: row for row in await connection.fetch(sql.LOCKED, chunk)}
-    if unknown := [each for each in chunk if each not in rows]:
+    if unknown := [each for each in hashes if each not in rows]:
         raise UnknownScooter(unknown)
     for each, row in rows.items():
         if row["standing"] == Standing.RETIRED and hashes[each] is not None:

@@ -139,7 +139,10 @@ async def reconcile(workshop: Workshop, *, bundles: Sequence[Path], by: str, as_
 
 def _print_reconciled(done: Reconciled, *, as_json: bool) -> None:
     if as_json:
-        lists = ("differed", "revoked", "activated", "not_handed_over", "without_credential")
+        lists = (
+            *("differed", "revoked", "named", "activated"),
+            *("not_handed_over", "without_credential"),
+        )
         print_json(
             {
                 "admitted": evidence(done.admitted),
@@ -158,10 +161,11 @@ def _print_reconciled(done: Reconciled, *, as_json: bool) -> None:
 
 def _bundles_in(path: Path, stack: ExitStack) -> Place | None:
     """None when nothing is there: to look into a file of bundles would make it."""
+    if path.suffix == ".json":
+        place = place_for(path)
+        return place if path.exists() or place.unnamed() else None
     if not path.exists():
         return None
-    if path.suffix == ".json":
-        return place_for(path)
     return stack.enter_context(place_for_many(path))
 
 

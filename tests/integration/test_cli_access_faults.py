@@ -86,6 +86,21 @@ async def test_a_secret_that_nobody_read_is_told_by_reconcile(
     assert (added_again.code, "never handed over" in added_again.err) == (Exit.REFUSED, True)
 
 
+@pytest.mark.parametrize(("out", "left"), [("b", "b/.SC-0001.new"), ("b.json", ".b.json.new")])
+async def test_a_bundle_that_was_left_without_its_name_is_found_by_reconcile(
+    run: Run, tmp_path: Path, out: str, left: str
+) -> None:
+    bundles = tmp_path / out
+    await run("devices", "add", "SC-0001", "--out", str(bundles))
+    bundle = bundles / "SC-0001" if bundles.is_dir() else bundles
+    bundle.rename(tmp_path / left)
+
+    found = await run("devices", "reconcile", "--bundles", str(bundles), "--json")
+
+    assert found.json["named"] == ["SC-0001"]
+    assert bundle.exists()
+
+
 async def test_a_secret_that_a_full_disk_swallowed_is_told_and_never_handed_over(
     run: Run, settings: dict[str, object]
 ) -> None:

@@ -217,6 +217,31 @@ async def test_a_credential_that_somebody_else_changed_meanwhile_is_not_replaced
     assert found.generation == 1
 
 
+async def test_another_secret_makes_an_active_scooter_registered_in_the_same_transaction(
+    registry: Registry,
+) -> None:
+    await registry.add([NewScooter(ID)], by="me")
+    await registry.set_credentials({ID: hash_of("1")}, by="me")
+    await registry.activate({ID: 1}, by="me")
+    with pytest.raises(CredentialRaced):
+        await registry.set_credentials({ID: hash_of("2")}, by="me", following={ID: 0})
+    before = await registry.get(ID)
+    await registry.set_credentials({ID: hash_of("2")}, by="me", following={ID: 1})
+    after = await registry.get(ID)
+    await registry.set_standing(ID, Standing.SUSPENDED, by="me")
+    await registry.set_credentials({ID: hash_of("3")}, by="me")
+    suspended = await registry.get(ID)
+
+    assert before is not None
+    assert after is not None
+    assert suspended is not None
+    assert (before.standing, before.generation) == (Standing.ACTIVE, 1)
+    assert (after.standing, after.generation) == (Standing.REGISTERED, 2)
+    assert (suspended.standing, suspended.generation) == (Standing.SUSPENDED, 3)
+    told = [(each.action, each.reason) for each in await registry.audits(ID)][::-1]
+    assert told[2:5] == [("active", None), ("registered", "rotate"), ("credential", None)]
+
+
 async def test_only_heard_scooters_with_a_credential_get_in(registry: Registry) -> None:
     one = hash_of("x")
     for standing in Standing:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from devices.bundle import Bundle, BundleFacts, login_of, operator_bundle, scooter_bundle
 from devices.bundle_lines import LinesPlace, place_for_many
-from devices.bundle_places import FilePlace, FolderPlace, NotKept, Place, place_for
+from devices.bundle_places import FilePlace, FolderPlace, NotKept, NotNamed, Place, place_for
 from tests.full_disk import files_of_at_most
 
 FACTS = BundleFacts(host="mqtt.example.org", authority_pem="-----BEGIN CERTIFICATE-----\n")
@@ -183,6 +183,62 @@ def test_a_file_that_is_somebody_elses_is_not_overwritten(tmp_path: Path) -> Non
     with pytest.raises(NotKept, match=r"bundle\.json.*exists"):
         FilePlace(tmp_path / "bundle.json").prepare([bundle()])
     assert (tmp_path / "bundle.json").read_text() == "my thesis"
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "bundle", "authority", "closed"])
+def test_a_name_that_cannot_be_taken_is_told_before_anything_is_written(
+    kind: str, tmp_path: Path
+) -> None:
+    place = FolderPlace(tmp_path)
+    name = place.where("SC-0001")
+    match kind:
+        case "file":
+            name.touch()
+        case "link":
+            name.symlink_to(tmp_path / "nowhere")
+        case "bundle":
+            (name / "bundle.json").mkdir(parents=True)
+        case "authority":
+            (name / "authority.crt").mkdir(parents=True)
+        case "closed":
+            name.mkdir(mode=0o500)
+            if os.access(name, os.W_OK):
+                pytest.skip("root may write everywhere")
+
+    with pytest.raises(NotKept, match=str(name)):
+        place.prepare([bundle("SC-0002"), bundle()])
+    assert list(tmp_path.iterdir()) == [name]
+
+
+def test_one_name_that_cannot_be_taken_keeps_no_other_from_its_own(tmp_path: Path) -> None:
+    place, names = FolderPlace(tmp_path), ["SC-0001", "SC-0002", "SC-0003"]
+    place.prepare([bundle(name) for name in names])
+    place.where("SC-0002").touch()
+
+    with pytest.raises(NotNamed, match=r"\.SC-0002\.new.*cannot get its name .*/SC-0002") as caught:
+        place.keep(names)
+    assert "s" * 43 not in str(caught.value)
+    assert place.secrets(names).keys() == {"SC-0001", "SC-0003"}
+    assert place.unnamed() == {"SC-0002": "s" * 43}
+
+    place.prepare([bundle("SC-0004")])
+    place.keep([])
+    assert place.unnamed() == {"SC-0002": "s" * 43}
+    place.where("SC-0002").unlink()
+    place.keep(["SC-0002"])
+    assert place.secrets(names).keys() == {*names}
+    assert place.unnamed() == {}
+
+
+@pytest.mark.parametrize("name", ["one.json", "folder", "all.jsonl"])
+def test_what_may_be_committed_is_left_until_that_is_known(name: str, tmp_path: Path) -> None:
+    with _either(tmp_path / name) as place:
+        place.prepare([bundle()])
+        place.leave()
+        place.keep([])
+
+    with _either(tmp_path / name) as place:
+        assert {**place.unnamed(), **place.secrets(["SC-0001"])} == {"SC-0001": "s" * 43}
 
 
 def test_lines_that_are_no_bundles_are_not_overwritten(tmp_path: Path) -> None:
