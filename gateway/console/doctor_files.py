@@ -1,5 +1,6 @@
 """The doctor at the files: the broker's logins, the authority's certificate, kept secrets."""
 
+import hashlib
 import stat
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -103,20 +104,31 @@ def _open_to_others(file: Path) -> str | None:
 
 
 async def _compare_logins(file: Path, settings: Settings, report: Report) -> None:
-    """Whether exactly those of the registry get in."""
+    """Whether exactly those of the registry get in, and the broker has shown that they do."""
     found = read_logins(file)
     report.facts["logins"] = len(found)
     if settings.postgres_url is None:
         report.notes.append("Redis alone: there is no registry to compare the logins with")
         return
     async with stores.postgres(settings) as pool:
-        known = await Registry(pool).logins()
+        registry = Registry(pool)
+        known = await registry.logins()
+        proved = await registry.audits("broker", kind="broker", at_most=1)
+    if proved and proved[0].detail.get("sha256") != _sha256(file):
+        report.findings.append(
+            f"{file} is another one than the broker last proved to have loaded, so who was revoked "
+            "may still get in: run `scooter devices reconcile`"
+        )
     differing = _differing(found, known)
     report.findings += [
         f"{len(names)} logins {what} ({_some(names)}): run `scooter devices reconcile`"
         for what, names in differing.items()
         if names
     ]
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _differing(found: Mapping[str, str], known: Mapping[str, str]) -> dict[str, list[str]]:

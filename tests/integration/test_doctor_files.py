@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from broker.accounts import (
+    Written,
     fixed_accounts_file,
     new_secret,
     secret_hash,
@@ -109,6 +110,25 @@ async def test_missing_foreign_and_other_logins_are_found(
     assert "another secret at the broker than in the registry (SC-0002)" in found
     assert found.count("scooter devices reconcile") == 3
     assert other not in found
+
+
+async def test_a_file_that_the_broker_never_proved_to_have_loaded_is_found(
+    passwords: Path, registry: Registry, postgres_url: str
+) -> None:
+    async def proved(written: Written) -> None:
+        detail = {"sha256": written.sha256}
+        await registry.audit("admit", "broker", kind="broker", by="tests", detail=detail)
+
+    await proved(write_passwords(passwords, {}))
+    well = await examine(passwords, postgres_url)
+    again = write_passwords(passwords, {})
+    unproved = await examine(passwords, postgres_url)
+    await proved(again)
+
+    assert well.findings == []
+    assert "another one than the broker last proved to have loaded" in told(unproved)
+    assert "scooter devices reconcile" in told(unproved)
+    assert (await examine(passwords, postgres_url)).findings == []
 
 
 async def test_a_file_that_is_cut_short_or_not_there_is_found(
