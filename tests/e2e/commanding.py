@@ -149,6 +149,7 @@ async def admit(postgres_url: str, ids: Iterable[str]) -> None:
     await register(postgres_url, ids)
     async with asyncpg.create_pool(postgres_url, min_size=1, max_size=1) as pool:
         await Registry(pool).set_credentials(dict.fromkeys(ids, PASSWORD_HASH), by="tests")
+    await register(postgres_url, ids)  # a credential has to be handed over first
 
 
 async def grant(postgres_url: str, login: str = KEY, *, commands: Iterable[str] = ("*",)) -> None:

@@ -93,7 +93,8 @@ async def _odometer_in_postgres(system: System) -> list[float]:
 
 async def _succeeds(operator: Operator, scooter_id: str, command: str) -> str:
     ref = await operator.ask(scooter_id, command)
-    assert (await operator.until(ref))["status"] == "succeeded"
+    end = await operator.until(ref)
+    assert (end["status"], end.get("detail")) == ("succeeded", None)
     return ref
 
 
