@@ -157,7 +157,8 @@ def login(
 
     Keys are in $XDG_CONFIG_HOME/scooter/keys (~/.config/scooter/keys), readable by you alone. Log
     in again with the new bundle after a key was rotated. Machines that shall keep nothing set
-    SCOOTER_OPERATOR_BUNDLE instead.
+    SCOOTER_OPERATOR_BUNDLE instead; while it is set it wins over what is kept here. A command takes
+    the key of --key, else of --as, else of SCOOTER_OPERATOR_BUNDLE, else the one used last.
 
     \b
     Example: scooter login alice.laptop.json
