@@ -5,6 +5,7 @@ import csv
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import orjson
 import pytest
@@ -130,11 +131,15 @@ async def test_every_move_from_now_on_is_told_once_and_in_order(ledger: Ledger) 
     assert (out, following.returncode) == (b"", Exit.INTERRUPTED)
 
 
-async def test_without_the_ledger_it_is_told_in_a_sentence() -> None:
+async def test_without_the_ledger_it_is_told_in_a_sentence(tmp_path: Path) -> None:
+    folder = await scooter("commands", "list", env_file=tmp_path)
     unset = await scooter("commands", "list", env_file="/nonexistent")
     away = await scooter(
         *("commands", "show", "0" * 16), postgres_url="postgresql://127.0.0.1:1/nothing"
     )
 
     assert (unset.code, "SCOOTER_POSTGRES_URL" in unset.err) == (Exit.USAGE, True)
+    assert "SCOOTER_ENV_FILE names /nonexistent, which does not exist" in unset.err
+    assert "No setting was found" not in unset.err
+    assert f"names {tmp_path}, which cannot be read: Is a directory" in folder.err
     assert (away.code, "postgres is away" in away.err) == (Exit.FAILED, True)
