@@ -77,6 +77,21 @@ async def test_commands_are_listed_by_scooter_operator_status_command_and_time(
     assert rows[1]["params"] == '{"kmh":20}'
 
 
+async def test_of_more_commands_than_the_limit_the_newest_are_listed_and_the_rest_is_counted(
+    ledger: Ledger,
+) -> None:
+    _, second, third = [await ledger.ask(ONE, "get_state") for _ in range(3)]
+
+    limited = await ledger.scooter("list", "--limit", "2", "--json")
+    all_of_them = await ledger.scooter("list", "--limit", "3", "--csv")
+    none = await ledger.scooter("list", "--limit", "0")
+
+    assert [each["request_id"] for each in limited.json] == [second, third]
+    assert "the oldest 1 were left out" in limited.err
+    assert (len(all_of_them.lines), "left out" in all_of_them.err) == (4, False)
+    assert none.code == Exit.USAGE
+
+
 async def test_a_command_is_shown_with_who_when_why_and_the_evidence(ledger: Ledger) -> None:
     request_id = await ledger.ask(ONE, "unlock", reason="a rental")
     await ledger.office.ack(ONE, request_id, "received")
