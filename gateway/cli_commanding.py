@@ -12,6 +12,9 @@ import typer
 from devices.console.frame import DURATION, Json, run
 from gateway.console.commanding_options import Params, orders
 
+On = Annotated[bool, typer.Option("--on", help="Switch it on.")]
+Off = Annotated[bool, typer.Option("--off", help="Switch it off.")]
+
 
 def lock() -> Params:
     """Lock scooters. One that moves is asked again until it stands, for a minute.
@@ -59,26 +62,28 @@ def locate(
 
 def headlight(
     *,
-    on: Annotated[bool, typer.Option("--on/--off", show_default=False, help="Which.")],
+    on: On = False,
+    off: Off = False,
 ) -> Params:
     """Switch the headlight of scooters.
 
     \b
     Example: scooter headlight SC-0001 --on
     """
-    return {"on": on}
+    return {"on": _is_on(on=on, off=off)}
 
 
 def alarm(
     *,
-    on: Annotated[bool, typer.Option("--on/--off", show_default=False, help="Which.")],
+    on: On = False,
+    off: Off = False,
 ) -> Params:
     """Switch the alarm of scooters.
 
     \b
     Example: scooter alarm SC-0001 --off
     """
-    return {"on": on}
+    return {"on": _is_on(on=on, off=off)}
 
 
 def get_state() -> Params:
@@ -157,7 +162,8 @@ def login(
 
     Keys are in $XDG_CONFIG_HOME/scooter/keys (~/.config/scooter/keys), readable by you alone. Log
     in again with the new bundle after a key was rotated. Machines that shall keep nothing set
-    SCOOTER_OPERATOR_BUNDLE instead.
+    SCOOTER_OPERATOR_BUNDLE instead; while it is set it wins over what is kept here. A command takes
+    the key of --key, else of --as, else of SCOOTER_OPERATOR_BUNDLE, else the one used last.
 
     \b
     Example: scooter login alice.laptop.json
@@ -181,6 +187,12 @@ def logout(
     from gateway.console import commanding_keys
 
     commanding_keys.logout(key)
+
+
+def _is_on(*, on: bool, off: bool) -> bool:
+    if on == off:
+        raise typer.BadParameter("name --on or --off: one of the two")
+    return on
 
 
 def _whole_seconds(name: str, duration: timedelta) -> int:

@@ -80,23 +80,29 @@ def list_commands(
     command: OnlyCommand = None,
     since: Since = None,
     until: Until = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Only the newest N. Default: all of the time."),
+    ] = None,
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:
     """List commands as they stand, oldest first; without --since those of the last 24 hours.
 
-    Refused ones too. JSON and CSV have every column.
+    Refused ones too. JSON and CSV have every column. How many --limit left out is told on stderr;
+    the newest N are listed, oldest first too.
 
     \b
     Example: scooter commands list --status timed_out --since 7d
-    Example: scooter commands list --scooter SC-0001 --json
+    Example: scooter commands list --scooter SC-0001 --limit 20 --json
     """
     spanned = span(since, until, usual=_DAY)
     from gateway.console import ledger
     from gateway.console.ledger_rows import Wanted
 
     wanted = Wanted(scooter_id=scooter_id, operator=operator, statuses=statuses, command=command)
-    run(ledger.show_commands(wanted, spanned, form(as_json=as_json, as_csv=as_csv)))
+    how = form(as_json=as_json, as_csv=as_csv)
+    run(ledger.show_commands(wanted, spanned, how, limit=limit))
 
 
 def show(request_id: RequestId, *, as_json: Json = False) -> None:

@@ -161,7 +161,8 @@ def health(
 def doctor(*, as_json: Json = False) -> None:
     """Examine the broker, Redis and Postgres, who gets in, and the files with secrets.
 
-    Each finding says how to mend it; the exit code is 1 when there is one. It writes nothing
+    Each finding says how to mend it; the exit code is 1 when there is one. What cannot be reached
+    from here is told as not examined: that is no finding, and it is not well. It writes nothing
     that lasts: at the broker it uses topics and sessions of its own, and deletes these. It tries
     to speak and to listen as somebody else there, and to log in with wrong secrets: the broker
     notes refused logins in its log.

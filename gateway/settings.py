@@ -156,8 +156,23 @@ def read_settings(**overrides: object) -> Settings:
             for each in error.errors(include_input=False, include_url=False)
         ]
         raise SettingsError(problems) from None
+    except OSError as error:
+        raise SettingsError([f"{error.filename} cannot be read: {error.strerror}"]) from error
 
 
 def env_file() -> Path:
     """The file of settings, which need not exist."""
     return Path(os.environ.get("SCOOTER_ENV_FILE", ".env"))
+
+
+def env_file_problem() -> str | None:
+    """What is wrong with the file that `SCOOTER_ENV_FILE` names; None when none is named."""
+    if "SCOOTER_ENV_FILE" not in os.environ:
+        return None
+    try:
+        env_file().open().close()
+    except FileNotFoundError:
+        return f"SCOOTER_ENV_FILE names {env_file()}, which does not exist"
+    except OSError as error:
+        return f"SCOOTER_ENV_FILE names {env_file()}, which cannot be read: {error.strerror}"
+    return None

@@ -1,10 +1,11 @@
 """What every command shares: errors as sentences and exit codes, options, running a coroutine."""
 
 import asyncio
+import re
 import sys
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 from typer.core import TyperGroup
@@ -18,12 +19,22 @@ from devices.contract import topics
 T = TypeVar("T")
 
 
+_PLAIN_WORDS: Final = {
+    r"^Value error, ": "",
+    r"^Input should be less than or equal to ": "it takes at most ",
+    r"^Input should be greater than or equal to ": "it takes at least ",
+    r"^Input should be a valid integer.*": "it takes a whole number",
+    r"^Input should be a valid number.*": "it takes a number",
+}
+"""What typer's validator says of a wrong value, and what a person is told instead."""
+
+
 class Commands(TyperGroup):
     """Ends each command that fails with one clear sentence on stderr, and its exit code."""
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer keeps the class to itself
         try:
-            done = super().invoke(ctx)
+            done = self._invoke(ctx)
             write("", at_once=True)
         except* FleetError as errors:
             found = _leaves(errors)
@@ -32,6 +43,14 @@ class Commands(TyperGroup):
         for sentence in dict.fromkeys(each for error in found for each in error.sentences):
             typer.echo(f"Error: {sentence}", err=True)
         raise typer.Exit(found[0].exit_code)
+
+    def _invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - see above
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            for theirs, ours in _PLAIN_WORDS.items():
+                error.message = re.sub(theirs, ours, error.message)
+            raise
 
 
 def _leaves(error: BaseException) -> list[FleetError]:

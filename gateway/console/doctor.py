@@ -16,7 +16,10 @@ from gateway.settings import read_settings
 
 
 async def examine_all(*, as_json: bool) -> bool:
-    """Print one report a server; returns whether all are well. Raises SettingsError."""
+    """Print one report a server; returns whether nothing wrong was found. Raises SettingsError.
+
+    What could not be examined from here is told, and is nothing wrong.
+    """
     settings = read_settings()
     examinations: list[Coroutine[None, None, Report]] = [
         examine_broker(settings),
@@ -36,15 +39,23 @@ async def examine_all(*, as_json: bool) -> bool:
     else:
         for report in reports:
             _print(report)
-    count = sum(len(report.findings) for report in reports)
-    talk("all is well" if is_well else counted(count, "finding"))
+    talk(_summary(reports))
     return is_well
 
 
+def _summary(reports: list[Report]) -> str:
+    count = sum(len(report.findings) for report in reports)
+    unexamined = [report.server for report in reports if report.unexamined]
+    if not unexamined:
+        return counted(count, "finding") if count else "all is well"
+    found = counted(count, "finding") if count else "nothing wrong was found"
+    return f"{found}; not, or not fully, examined: {', '.join(unexamined)}"
+
+
 def _print(report: Report) -> None:
-    verdict = "ok" if not report.findings else counted(len(report.findings), "finding")
-    lines = [f"{report.server} at {report.address}: {verdict}"]
+    lines = [f"{report.server} at {report.address}: {report.verdict}"]
     lines += [f"  {name:<22} {as_text(value)}" for name, value in report.facts.items()]
     lines += [f"  FINDING  {sentence}" for sentence in report.findings]
+    lines += [f"  NOT EXAMINED  {sentence}" for sentence in report.unexamined]
     lines += [f"  note     {sentence}" for sentence in report.notes]
     write("\n".join(lines) + "\n")

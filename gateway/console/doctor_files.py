@@ -43,7 +43,9 @@ async def examine_files(settings: Settings) -> Report:
     except NotAdmitted as error:
         report.findings.append(f"{error} Then run `scooter devices reconcile`.")
     except (ServerAway, CommandFailed):
-        report.notes.append("Postgres does not tell the registry: its logins were not compared")
+        report.unexamined.append(
+            "Postgres does not tell the registry: its logins were not compared"
+        )
     return report
 
 

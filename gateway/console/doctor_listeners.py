@@ -18,14 +18,22 @@ from gateway.settings import Settings
 SOON: Final = timedelta(days=30)
 """How long before its end a certificate is worth a finding."""
 
+_OF_OURS: Final = (10, 62)
+"""What OpenSSL says of a certificate whose authority it trusts: expired, another name."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Listener:
-    """Where it is, without a login; `binds`: the user name is forced as client id there."""
+    """Where it is, without a login; `binds`: the user name is forced as client id there.
+
+    `others` are tried in turn when nothing is at the address: from here the public name may lead
+    nowhere. They must show the same certificate.
+    """
 
     name: str
     address: BrokerAddress
     binds: bool
+    others: tuple[BrokerAddress, ...] = ()
 
 
 async def examine_listeners(settings: Settings) -> Report:
@@ -34,9 +42,10 @@ async def examine_listeners(settings: Settings) -> Report:
     own = broker_address(settings)
     for listener in _listeners(settings, own, report):
         try:
-            await _examine(listener, report)
-            if listener.binds:
-                await _examine_binding(listener, own, settings, report)
+            reached = await _reach(listener)
+            await _examine(reached, report)
+            if reached.binds:
+                await _examine_binding(reached, own, settings, report)
         except ServerAway as error:
             _judge_away(listener, error, report)
     return report
@@ -48,9 +57,9 @@ def _listeners(settings: Settings, own: BrokerAddress, report: Report) -> list[_
         nobody = replace(own, username=None, password=None)
         listeners.append(_Listener("gateway", nobody, binds=False))
     if settings.mqtt_public_host is None and settings.mqtt_authority_file is None:
-        report.notes.append(
+        report.unexamined.append(
             "SCOOTER_MQTT_PUBLIC_HOST is not set: the listeners for scooters and operators were "
-            "not examined"
+            "not examined, nor when their certificate ends"
         )
         return listeners
     try:
@@ -58,12 +67,47 @@ def _listeners(settings: Settings, own: BrokerAddress, report: Report) -> list[_
     except OSError as error:
         report.findings.append(f"SCOOTER_MQTT_AUTHORITY_FILE cannot be read ({error}): restore it")
         return listeners
-    host = settings.mqtt_public_host or settings.mqtt_host
-    ports = {"scooters": settings.mqtt_scooters_port, "operators": settings.mqtt_operators_port}
-    return listeners + [
-        _Listener(name, BrokerAddress(host=host, port=port, tls=tls), binds=True)
-        for name, port in ports.items()
+    return [*listeners, *(_tls_listener(name, settings, tls) for name in ("scooters", "operators"))]
+
+
+def _tls_listener(name: str, settings: Settings, tls: ssl.SSLContext) -> _Listener:
+    """Where its clients find it, else where the gateway finds the broker: a container has another
+    way to it, and the port that is published may be another one too.
+    """
+    setting = f"mqtt_{name}_port"
+    public = BrokerAddress(
+        host=settings.mqtt_public_host or settings.mqtt_host,
+        port=getattr(settings, setting),
+        tls=tls,
+    )
+    inside = replace(public, host=settings.mqtt_host, server_name=public.host)
+    usual = replace(inside, port=Settings.model_fields[setting].default)
+    others = [
+        each for each in (inside, usual) if (each.host, each.port) != (public.host, public.port)
     ]
+    return _Listener(name, public, binds=True, others=tuple(others))
+
+
+async def _reach(listener: _Listener) -> _Listener:
+    """The listener at the first address where something answers; raises ServerAway."""
+    away: ServerAway | None = None
+    for address in (listener.address, *listener.others):
+        try:
+            async with open_probe(address):
+                return replace(listener, address=address)
+        except ServerAway as error:
+            if _is_of_ours(error, is_elsewhere=address.port != listener.address.port):
+                raise
+            away = away or error  # the first is what its clients would see
+    raise away or AssertionError
+
+
+def _is_of_ours(error: ServerAway, *, is_elsewhere: bool) -> bool:
+    """Whether what failed is the TLS of this listener, and not of what has its usual port here."""
+    cause = error.__cause__
+    if not is_elsewhere:
+        return isinstance(cause, ssl.SSLError)
+    return isinstance(cause, ssl.SSLCertVerificationError) and cause.verify_code in _OF_OURS
 
 
 async def _examine(listener: _Listener, report: Report) -> None:
@@ -90,8 +134,13 @@ async def _examine(listener: _Listener, report: Report) -> None:
             "`allow_anonymous false` and `password_file` in mosquitto.conf, as "
             "broker/mosquitto.conf does, and restart the broker"
         )
-    report.facts[listener.name] = f"examined on port {listener.address.port}"
+    report.facts[listener.name] = f"examined on port {listener.address.port}{_way(listener)}"
     await _judge_certificate(listener, report)
+
+
+def _way(listener: _Listener) -> str:
+    name, host = listener.address.server_name, listener.address.host
+    return f" of {host}, as {name}" if name is not None else ""
 
 
 async def _judge_certificate(listener: _Listener, report: Report) -> None:
@@ -134,14 +183,17 @@ async def _examine_binding(
 def _judge_away(listener: _Listener, error: ServerAway, report: Report) -> None:
     where = f"the listener for {listener.name} on port {listener.address.port}"
     if isinstance(error, LoginRefused):  # of `admin`: told where the access list is examined
-        report.notes.append(f"{where} was not examined to the end: {error.detail}")
+        report.unexamined.append(f"{where} was not examined to the end: {error.detail}")
     elif isinstance(error.__cause__, ssl.SSLError):
         report.findings.append(
             f"{where} has a certificate that is not accepted ({error.detail}): scooters refuse it "
             "as well; renew it, or mend SCOOTER_MQTT_PUBLIC_HOST and SCOOTER_MQTT_AUTHORITY_FILE"
         )
     else:
-        report.notes.append(f"{where} cannot be reached from here ({error.detail}): not examined")
+        certificate = ", nor when its certificate ends" if listener.binds else ""
+        report.unexamined.append(
+            f"{where} cannot be reached from here ({error.detail}): not examined{certificate}"
+        )
 
 
 @asynccontextmanager

@@ -206,8 +206,10 @@ async def examine_postgres(settings: Settings) -> Report:
             await _examine_tables(pool, report)
             await _examine_reader(pool, report)
     except ServerAway as error:
+        cause = error.__cause__  # without the advice that a command gives
+        why = str(cause) or type(cause).__name__
         report.findings.append(
-            f"it cannot be reached ({error.detail}): start it, or check SCOOTER_POSTGRES_URL"
+            f"it cannot be reached ({why}): start it, or check SCOOTER_POSTGRES_URL"
         )
     except (MigrationError, CommandFailed) as error:
         report.findings.append(str(error))

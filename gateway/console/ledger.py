@@ -46,14 +46,24 @@ _TOLD: Final = (
 )
 
 
-async def show_commands(wanted: Wanted, span: Span, form: Form) -> None:
-    """Oldest first."""
+async def show_commands(
+    wanted: Wanted, span: Span, form: Form, *, limit: int | None = None
+) -> None:
+    """Oldest first; of more than `limit` the newest."""
+    left_out = 0
     async with stores.postgres(read_settings()) as pool:
-        rows = ledger_rows.commands(pool, wanted, since=span.start, until=span.end)
+        if limit is not None:
+            found = await ledger_rows.count(pool, wanted, since=span.start, until=span.end)
+            left_out = max(0, found - limit)
+        rows = ledger_rows.commands(
+            pool, wanted, since=span.start, until=span.end, after=left_out, limit=limit
+        )
         if form is not Form.JSON:
             rows = _flat(rows)
         count = await print_rows(rows, form, columns=COLUMNS, brief=_BRIEF)
     talk(f"{counted(count, 'command')} since {rfc3339(span.start)}")
+    if left_out:
+        talk(f"the oldest {left_out} were left out: a larger --limit, or --until, shows them")
 
 
 async def show_command(request_id: str, *, as_json: bool) -> None:

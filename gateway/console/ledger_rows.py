@@ -18,11 +18,12 @@ _WANTED: Final = """
     ($1::text IS NULL OR c.scooter_id = $1) AND ($2::text IS NULL OR c.operator = $2)
     AND ($3::text[] IS NULL OR c.status = ANY ($3)) AND ($4::text IS NULL OR c.command = $4)
 """
+_SPANNED: Final = f"{_WANTED} AND c.received_at >= $5 AND c.received_at < $6"
 _COMMANDS: Final = f"""
-    SELECT {", ".join(COLUMNS)} FROM commands c
-    WHERE {_WANTED} AND c.received_at >= $5 AND c.received_at < $6
-    ORDER BY c.issued
+    SELECT {", ".join(COLUMNS)} FROM commands c WHERE {_SPANNED} ORDER BY c.issued
+    OFFSET $7 LIMIT $8
 """  # noqa: S608 - our own text
+_COUNT: Final = f"SELECT count(*) FROM commands c WHERE {_SPANNED}"  # noqa: S608
 _COMMAND: Final = f"SELECT {', '.join(COLUMNS)} FROM commands WHERE request_id = $1"  # noqa: S608
 _MOVES: Final = """
     SELECT number, at, status, detail, done_by, evidence FROM command_moves
@@ -66,13 +67,27 @@ class Wanted:
 
 
 async def commands(
-    pool: asyncpg.Pool, wanted: Wanted, *, since: datetime, until: datetime
+    pool: asyncpg.Pool,
+    wanted: Wanted,
+    *,
+    since: datetime,
+    until: datetime,
+    after: int = 0,
+    limit: int | None = None,
 ) -> AsyncIterator[dict[str, Any]]:
-    """As they were recorded in the span (`until` is not in it), oldest first."""
+    """As they were recorded in the span (`until` is not in it), oldest first, without the first
+    `after` of them, and at most `limit`.
+    """
     async with pool.acquire() as connection, connection.transaction(readonly=True):
-        found = connection.cursor(_COMMANDS, *wanted.arguments, since, until, prefetch=1000)
+        values = (*wanted.arguments, since, until, after, limit)
+        found = connection.cursor(_COMMANDS, *values, prefetch=1000)
         async for record in found:
             yield _typed(record, "params")
+
+
+async def count(pool: asyncpg.Pool, wanted: Wanted, *, since: datetime, until: datetime) -> int:
+    """How many were recorded in the span."""
+    return int(await pool.fetchval(_COUNT, *wanted.arguments, since, until))
 
 
 async def command(pool: asyncpg.Pool, request_id: str) -> dict[str, Any] | None:

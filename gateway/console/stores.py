@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from devices.console.exits import CommandFailed
 from gateway.errors import ServerAway, SettingsError
-from gateway.settings import Settings
+from gateway.settings import Settings, env_file_problem
 from gateway.storage.postgres import AWAY, open_postgres
 from gateway.storage.redis import open_redis
 
@@ -100,6 +100,9 @@ def postgres_told() -> Iterator[None]:
     except ServerAway as error:
         if isinstance(error.__cause__, asyncpg.exceptions.ClientConfigurationError):
             raise SettingsError([f"SCOOTER_POSTGRES_URL: {error.detail}"]) from None
+        is_told = "SCOOTER_POSTGRES_URL" in error.detail
+        if error.server == "postgres" and isinstance(error.__cause__, OSError) and not is_told:
+            raise _away("postgres", error.__cause__, "SCOOTER_POSTGRES_URL") from error.__cause__
         raise
     except asyncpg.exceptions.ClientConfigurationError as error:
         raise SettingsError([f"SCOOTER_POSTGRES_URL: {error}"]) from None
@@ -134,11 +137,16 @@ async def redis(settings: Settings) -> AsyncGenerator[Redis, None]:
 
 
 def _away(server: str, cause: BaseException, setting: str) -> ServerAway:
-    return ServerAway(server, f"{str(cause).rstrip('.')}: start it, or check {setting}")
+    why = str(cause).rstrip(".") or type(cause).__name__
+    return ServerAway(server, f"{why}: start it, or check {setting}")
 
 
 def _none_found(settings: Settings) -> str:
-    """For whoever forgot to say where they are: a second terminal beside the demo."""
+    """For whoever forgot to say where they are, or said it wrongly: a second terminal beside the
+    demo.
+    """
+    if problem := env_file_problem():
+        return f". {problem}"
     if settings.model_fields_set:
         return ""
     return (

@@ -9,7 +9,10 @@ from gateway.settings import Settings
 
 @dataclass(frozen=True, kw_only=True)
 class BrokerAddress:
-    """One listener of the broker; `tls` None means plain TCP."""
+    """One listener of the broker; `tls` None means plain TCP.
+
+    `server_name` is the name that its certificate must have, when that is not `host`.
+    """
 
     host: str
     port: int
@@ -17,6 +20,7 @@ class BrokerAddress:
     password: str | None = field(default=None, repr=False)
     keepalive_s: int = 15
     tls: ssl.SSLContext | None = field(default=None, repr=False)
+    server_name: str | None = None
 
 
 def broker_address(settings: Settings) -> BrokerAddress:

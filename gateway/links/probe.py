@@ -156,7 +156,12 @@ async def open_probe(broker: BrokerAddress) -> AsyncGenerator[Probe, None]:
     """A TCP or TLS connection; raises ServerAway when there is none."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(broker.host, broker.port, ssl=broker.tls)
+            reader, writer = await asyncio.open_connection(
+                broker.host,
+                broker.port,
+                ssl=broker.tls,
+                server_hostname=broker.server_name if broker.tls else None,
+            )
     except OSError as error:  # TimeoutError and what TLS says too
         raise ServerAway("broker", str(error) or type(error).__name__) from error
     try:

@@ -125,6 +125,9 @@ async def test_a_key_is_kept_privately_remembered_and_worthless_once_revoked(pla
         revoked = await place.scooter("lock", ONE)
         login_again = await place.scooter("login", str(place.bundle()))
         bundle = await place.scooter("lock", ONE, operator_bundle=place.bundle("bob.desk"))
+        bobs = {"operator_bundle": place.bundle("bob.desk")}
+        kept_in_vain = await place.scooter("login", str(place.bundle("bob.desk")), **bobs)
+        listed_in_vain = await place.scooter("login", "--json", **bobs)
         logout = await place.scooter("logout", KEY)
         by_operator = await place.scooter("commands", "list", "--csv", **place.store_settings)
 
@@ -137,6 +140,11 @@ async def test_a_key_is_kept_privately_remembered_and_worthless_once_revoked(pla
     ]
     assert (revoked.code, "the broker refuses alice.laptop" in revoked.err) == (Exit.REFUSED, True)
     assert login_again.code == Exit.REFUSED
+    assert "used from now on" not in kept_in_vain.err
+    for each in (kept_in_vain, listed_in_vain):
+        assert (each.code, "SCOOTER_OPERATOR_BUNDLE is set" in each.err) == (Exit.OK, True)
+    assert "`--as bob.desk` names this key" in kept_in_vain.err
+    assert [each["used"] for each in listed_in_vain.json] == [False, False]
     assert (bundle.code, logout.code) == (Exit.OK, Exit.OK), bundle.err
     assert [line.count("alice.laptop") for line in by_operator.lines[1:]] == [1, 1, 0]
     kept = place.bundle().parent / "config" / "scooter" / "keys"

@@ -5,6 +5,7 @@ import csv
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import orjson
 import pytest
@@ -76,6 +77,21 @@ async def test_commands_are_listed_by_scooter_operator_status_command_and_time(
     assert rows[1]["params"] == '{"kmh":20}'
 
 
+async def test_of_more_commands_than_the_limit_the_newest_are_listed_and_the_rest_is_counted(
+    ledger: Ledger,
+) -> None:
+    _, second, third = [await ledger.ask(ONE, "get_state") for _ in range(3)]
+
+    limited = await ledger.scooter("list", "--limit", "2", "--json")
+    all_of_them = await ledger.scooter("list", "--limit", "3", "--csv")
+    none = await ledger.scooter("list", "--limit", "0")
+
+    assert [each["request_id"] for each in limited.json] == [second, third]
+    assert "the oldest 1 were left out" in limited.err
+    assert (len(all_of_them.lines), "left out" in all_of_them.err) == (4, False)
+    assert none.code == Exit.USAGE
+
+
 async def test_a_command_is_shown_with_who_when_why_and_the_evidence(ledger: Ledger) -> None:
     request_id = await ledger.ask(ONE, "unlock", reason="a rental")
     await ledger.office.ack(ONE, request_id, "received")
@@ -130,11 +146,15 @@ async def test_every_move_from_now_on_is_told_once_and_in_order(ledger: Ledger) 
     assert (out, following.returncode) == (b"", Exit.INTERRUPTED)
 
 
-async def test_without_the_ledger_it_is_told_in_a_sentence() -> None:
+async def test_without_the_ledger_it_is_told_in_a_sentence(tmp_path: Path) -> None:
+    folder = await scooter("commands", "list", env_file=tmp_path)
     unset = await scooter("commands", "list", env_file="/nonexistent")
     away = await scooter(
         *("commands", "show", "0" * 16), postgres_url="postgresql://127.0.0.1:1/nothing"
     )
 
     assert (unset.code, "SCOOTER_POSTGRES_URL" in unset.err) == (Exit.USAGE, True)
+    assert "SCOOTER_ENV_FILE names /nonexistent, which does not exist" in unset.err
+    assert "No setting was found" not in unset.err
+    assert f"names {tmp_path}, which cannot be read: Is a directory" in folder.err
     assert (away.code, "postgres is away" in away.err) == (Exit.FAILED, True)

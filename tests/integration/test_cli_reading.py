@@ -109,6 +109,19 @@ async def test_a_server_that_is_away_is_one_sentence(run: Run) -> None:
         assert "is away" in ended.err
 
 
+async def test_of_two_servers_that_are_away_the_one_asked_last_is_told_with_what_to_do(
+    run: Run,
+) -> None:
+    ended = await run(
+        *("state", "SC-9999"),
+        redis_url="redis://127.0.0.1:1/0",
+        postgres_url="postgresql://127.0.0.1:1/x",
+    )
+
+    assert ended.code == Exit.FAILED
+    assert ended.err.count("start it, or check SCOOTER_POSTGRES_URL") == 1
+
+
 async def test_an_address_that_is_none_is_a_wrong_setting(run: Run) -> None:
     for settings in (
         {"redis_url": "http://x"},

@@ -84,6 +84,7 @@ async def test_shipped_servers_are_well(tmp_path: Path) -> None:
         assert secret not in ended.out + text.out
     assert ":********@" in text.out
     assert "FINDING" not in text.out
+    assert "all is well" in text.err
 
 
 async def test_servers_that_are_away_are_findings_with_exit_code_1(run: Run) -> None:
@@ -98,7 +99,27 @@ async def test_servers_that_are_away_are_findings_with_exit_code_1(run: Run) -> 
     assert ended.code == Exit.FAILED
     named = {"broker": "MQTT", "redis": "REDIS_URL", "postgres": "POSTGRES_URL"}
     for server, setting in named.items():
-        assert f"SCOOTER_{setting}" in findings(ended, server)
+        assert findings(ended, server).count(f"SCOOTER_{setting}") == 1
+    assert "certificate ends" in str(reports(ended)["listeners"]["not_examined"])
+
+
+async def test_what_was_not_examined_is_never_called_well(own_servers: Servers) -> None:
+    await migrate(own_servers.postgres_url)
+    settings: dict[str, object] = {
+        "mqtt_port": own_servers.mqtt_port,
+        "mqtt_username": own_servers.mqtt_username,
+        "mqtt_password": own_servers.mqtt_password,
+        "redis_url": own_servers.redis_url,
+        "postgres_url": own_servers.postgres_url,
+    }
+
+    unnamed = await scooter("doctor", **settings)
+    stopped = await scooter("doctor", **settings | {"mqtt_port": free_port()})
+
+    assert "listeners at 127.0.0.1: ok as far as examined" in unnamed.out
+    assert "all is well" not in unnamed.err
+    assert "not, or not fully, examined: listeners" in unnamed.err
+    assert "listeners at 127.0.0.1: not examined" in stopped.out
 
 
 async def test_wrong_logins_are_findings(run: Run, redis_url: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from broker.accounts import new_secret
+from broker.certificates import ensure_authority
 from devices.console.exits import Exit
 from gateway.console.doctor_access import examine_access
 from gateway.console.doctor_listeners import examine_listeners
@@ -55,7 +56,7 @@ async def test_the_shipped_broker_keeps_logins_apart(own_mosquitto: Servers) -> 
     assert access.findings == listeners.findings == []
     assert access.facts["kept_apart"]
     assert {"gateway", "scooters", "operators"} <= {*listeners.facts}
-    assert not any("not examined" in note for note in listeners.notes)
+    assert (listeners.unexamined, listeners.verdict) == ([], "ok")
 
 
 async def test_a_broker_that_everybody_may_do_everything_at_fails_the_doctor(
@@ -224,7 +225,7 @@ async def test_a_certificate_that_scooters_would_refuse_is_found(
     assert "SCOOTER_MQTT_AUTHORITY_FILE cannot be read" in told(missing)
 
 
-async def test_listeners_that_cannot_be_reached_from_here_are_noted(
+async def test_listeners_that_cannot_be_reached_from_here_are_told_as_not_examined(
     own_mosquitto: Servers,
 ) -> None:
     report = await examine_listeners(
@@ -232,7 +233,8 @@ async def test_listeners_that_cannot_be_reached_from_here_are_noted(
     )
 
     assert report.findings == []
-    assert sum("cannot be reached from here" in note for note in report.notes) == 2
+    assert sum("cannot be reached from here" in each for each in report.unexamined) == 2
+    assert report.verdict == "ok as far as examined"  # the gateway's own
 
 
 async def test_no_secret_is_told(own_mosquitto: Servers) -> None:
@@ -243,3 +245,34 @@ async def test_no_secret_is_told(own_mosquitto: Servers) -> None:
 
     assert own_mosquitto.mqtt_password not in everything
     assert own_mosquitto.mqtt_admin_password not in everything
+
+
+async def test_where_the_public_name_leads_nowhere_listeners_are_examined_where_the_gateway_is(
+    own_mosquitto: Servers,
+) -> None:
+    settings = settings_of(own_mosquitto, mqtt_public_host="mqtt.invalid")
+    unnamed = await examine_listeners(settings)
+    ensure_authority(own_mosquitto.authority_file.parent, names=["mqtt.invalid"])
+    own_mosquitto.mosquitto.stop()
+    own_mosquitto.mosquitto.start()
+
+    report = await examine_listeners(settings)
+
+    assert "certificate that is not accepted" in told(unnamed)  # as scooters would say
+    assert report.findings == report.unexamined == []
+    assert {"scooters_certificate_ends", "operators_certificate_ends"} <= {*report.facts}
+    assert "of 127.0.0.1, as mqtt.invalid" in str(report.facts["scooters"])
+
+
+async def test_listeners_on_their_usual_ports_are_found_behind_published_ones(
+    own_mosquitto: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("mqtt_scooters_port", "mqtt_operators_port"):
+        monkeypatch.setattr(Settings.model_fields[name], "default", getattr(own_mosquitto, name))
+
+    report = await examine_listeners(
+        settings_of(own_mosquitto, mqtt_scooters_port=free_port(), mqtt_operators_port=free_port())
+    )
+
+    assert report.findings == report.unexamined == []
+    assert "operators_certificate_ends" in report.facts
