@@ -188,6 +188,7 @@ def test_the_doctor_finds_nothing(compose: Compose) -> None:
     ended = compose.scooter("doctor")
 
     assert ended.code == 0, ended.out + ended.err
+    assert "all is well" in ended.out + ended.err
 
 
 @pytest.mark.parametrize("service", SERVERS)

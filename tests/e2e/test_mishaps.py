@@ -71,6 +71,7 @@ async def _fleet(servers: Servers, mishaps: CommandMishaps, *, seed: int) -> Fle
     bundles = await admit(servers, ids)
     async with open_postgres(servers.postgres_url) as pool:
         await Registry(pool).set_credentials(dict.fromkeys(ids, "$7$101$c2FsdA==$aGFzaA=="), by="t")
+    await register(servers.postgres_url, ids)  # a credential has to be handed over first
     odd = Mishaps(
         coverage_losses_per_h=0,
         reboots_per_h=0,
