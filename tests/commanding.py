@@ -21,7 +21,7 @@ from gateway import service
 from gateway.metrics import Metrics
 from gateway.settings import Settings
 from tests.accounts import LOAD
-from tests.eventually import eventually
+from tests.eventually import end, eventually
 from tests.services import MosquittoService
 
 KEY: Final = "alice.laptop"
@@ -305,7 +305,4 @@ async def _listening(work: Any) -> AsyncIterator[None]:  # noqa: ANN401 - a coro
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.wait({task})
-        if not task.cancelled() and (error := task.exception()):
-            raise error
+        await end(task)

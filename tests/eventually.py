@@ -6,6 +6,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+AGAIN_S = 3.0
+
 
 async def eventually(
     probe: Callable[[], Awaitable[T | None]], *, within_s: float = 10.0, what: str
@@ -19,3 +21,15 @@ async def eventually(
     except TimeoutError:
         message = f"waited {within_s} s for {what}"
         raise AssertionError(message) from None
+
+
+async def end(task: "asyncio.Future[T]") -> None:
+    """Cancel until it has ended, as the gateway does: a library may swallow a cancellation.
+
+    Raises what it failed with.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=AGAIN_S)
+    if not task.cancelled() and (error := task.exception()):
+        raise error

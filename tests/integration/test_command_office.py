@@ -22,7 +22,7 @@ from tests.command_office import (
     ref_of,
     request,
 )
-from tests.eventually import eventually
+from tests.eventually import end, eventually
 
 
 class LateRights(FakeRights):
@@ -78,8 +78,7 @@ async def test_what_is_taken_up_at_a_start_leaves_when_the_registry_is_known(
             await eventually(left, what="the command to leave")
         finally:
             for each in tasks:
-                each.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+                await end(each)
         (sent,) = publisher.commands(scooter_id)
         assert mac.verify(
             mac.command_key(SECRET, scooter_id, 1), topics.commands(scooter_id), sent.payload

@@ -19,7 +19,7 @@ from tests.command_office import (
     request,
     statuses,
 )
-from tests.eventually import eventually
+from tests.eventually import end, eventually
 
 
 @pytest.fixture
@@ -263,8 +263,7 @@ async def test_sends_to_one_scooter_take_turns(
     try:
         await eventually(left, what="every send")
     finally:
-        run.cancel()
-        await asyncio.wait({run})
+        await end(run)
     names = [each.command.command for each in office.publisher.sent]
     assert names == ["locate", "get_state", "headlight", "unlock"]
     numbers = [each.command.n for each in office.publisher.sent]

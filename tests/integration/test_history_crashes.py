@@ -18,7 +18,7 @@ from gateway.storage.postgres import migrate, open_postgres
 from gateway.storage.redis import open_redis
 from gateway.telemetry.history import drain
 from gateway.telemetry.state_store import HISTORY
-from tests.eventually import eventually
+from tests.eventually import end, eventually
 from tests.history import Receipts, append, counted, event, events, recount, rejects
 from tests.history import reject as a_reject
 
@@ -58,9 +58,7 @@ async def draining(
     try:
         yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await end(task)
 
 
 async def emptied(redis: Redis) -> bool:
@@ -256,8 +254,7 @@ async def test_a_gateway_that_stands_by_takes_nothing_for_which_it_cannot_send_r
                 return bool(await pool.fetchval("SELECT count(*) FROM scooter_events") == count)
 
             await eventually(stored, what="the event")
-    standby.cancel()
-    await asyncio.wait({standby})
+    await end(standby)
 
     assert await pool.fetchval("SELECT count(*) FROM scooter_events") == 20
     assert not standing_by.sent

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from gateway.metrics import Metrics
 from gateway.storage.postgres import open_postgres
 from gateway.telemetry.history import drain
-from tests.eventually import eventually
+from tests.eventually import end, eventually
 from tests.history import Receipts, append, event
 
 
@@ -48,6 +48,5 @@ async def test_an_event_that_meets_the_making_of_its_partition_is_stored_all_the
             return [row["event_id"] for row in rows] == ["1-1"]
 
         await eventually(stored, what="the event in its partition")
-        draining.cancel()
-        await asyncio.wait({draining})
+        await end(draining)
     assert receipts.event_ids == ["1-1"]

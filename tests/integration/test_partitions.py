@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
@@ -20,7 +19,7 @@ from gateway.storage.partitions import (
     tend_partitions,
 )
 from gateway.storage.postgres import open_postgres
-from tests.eventually import eventually
+from tests.eventually import end, eventually
 
 pytestmark = pytest.mark.integration
 
@@ -165,9 +164,7 @@ async def test_the_loop_makes_today_and_counts_what_is_astray(pool: asyncpg.Pool
     try:
         await eventually(counted, what="the count of rows in the default partition")
     finally:
-        tending.cancel()
-        with suppress(asyncio.CancelledError):
-            await tending
+        await end(tending)
 
     today = datetime.now(UTC).strftime("p%Y%m%d")
     for table in DAILY:

@@ -15,7 +15,7 @@ from gateway.storage.postgres import AWAY, open_postgres
 from gateway.storage.redis import open_redis
 from gateway.telemetry.snapshots import DirtySet, Step, write_round, write_snapshots
 from gateway.telemetry.state_store import CLAIMED, DIRTY
-from tests.eventually import eventually
+from tests.eventually import end, eventually
 from tests.telemetry import Fleet, telemetry
 
 PERIOD_S = 3600.0
@@ -180,8 +180,7 @@ async def test_postgres_away_for_periods_costs_resolution_and_nothing_else(
             return await redis.zcard(DIRTY) == 0
 
         await eventually(is_clean, within_s=30, what="the snapshots after the outage")
-        writing.cancel()
-        await asyncio.gather(writing, return_exceptions=True)
+        await end(writing)
         await check_rows(fleet, pool, 10)
 
 
