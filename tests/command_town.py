@@ -39,6 +39,7 @@ class Town:
         self.servers = servers
         self.desk = desk
         self.gateway = gateway
+        self._scooters = 0
         self._folder = folder
         self._secrets: list[str] = []
 
@@ -80,13 +81,15 @@ class Town:
         return await self.end(await self.start(*arguments, **settings))
 
     async def bundles(self, *ids: str, tags: tuple[str, ...] = ()) -> list[Bundle]:
-        """New scooters that get in."""
+        """New scooters that get in, and that the gateway knows."""
         bundles = []
         for each in ids:
             change = await self.desk.provisioning.add(NewScooter(each, tags=tags), by=BY)
             await self.desk.provisioning.handed_over(change, by=BY)
             assert change.bundle is not None
             bundles.append(change.bundle)
+        self._scooters += len(bundles)
+        await self.gateway.knows(self._scooters)
         return bundles
 
     @asynccontextmanager

@@ -109,8 +109,9 @@ async def test_a_connection_that_dies_after_any_step_costs_nothing(
         await eventually(lambda: emptied(redis), what="an empty stream")
         await eventually(both_cuts, what="the second cut")
 
-    assert sorted(await events(pool)) == ["a1", "a2", "b1", "b2"]
-    assert await rejects(pool) == {"same": 4, "a": 1, "b": 1}
+    async with open_postgres(postgres_url) as unhurt:
+        assert sorted(await events(unhurt)) == ["a1", "a2", "b1", "b2"]
+        assert await rejects(unhurt) == {"same": 4, "a": 1, "b": 1}
     assert set(receipts.event_ids) == {"a1", "a2", "b1", "b2"}
 
 
@@ -160,24 +161,40 @@ async def test_nothing_is_lost_or_doubled_when_redis_is_killed_after_a_step(
     await migrate(own_servers.postgres_url)
     kills = [step]
 
-    async def kill(name: str) -> None:
-        if kills and name == kills[0]:
-            kills.pop()
-            await asyncio.to_thread(own_servers.redis.kill)
-            await asyncio.to_thread(own_servers.redis.start)
-
     async with (
         open_redis(own_servers.redis_admin_url) as redis,
         open_postgres(own_servers.postgres_url) as pool,
     ):
+
+        async def kill(name: str) -> None:
+            if kills and name == kills[0]:
+                kills.pop()
+                await _is_on_disk(redis)
+                await asyncio.to_thread(own_servers.redis.kill)
+                await asyncio.to_thread(own_servers.redis.start)
+
         await append_some(redis, "a")
         async with draining(redis, pool, Receipts(), step=kill):
             await eventually(lambda: _is_empty_now(redis), what="an empty stream")
+            await eventually(lambda: _counts_nothing(redis), what="nothing counted")
 
         assert sorted(await events(pool)) == ["a1", "a2"]
         assert await rejects(pool) == {"same": 2, "a": 1}
-        assert await counted(redis) == 0
         assert not kills
+
+
+async def _is_on_disk(redis: Redis) -> None:
+    """Redis may hold its file's end back for a moment, and a kill loses that: not meant here."""
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.set("on_disk", 1)
+        pipe.execute_command("WAITAOF", 1, 0, 10_000)
+        assert (await pipe.execute())[1][0] == 1
+
+
+async def _counts_nothing(redis: Redis) -> bool:
+    with suppress(Exception):
+        return await counted(redis) == 0
+    return False
 
 
 async def _is_empty_now(redis: Redis) -> bool:
