@@ -50,19 +50,17 @@ async def show_commands(
     wanted: Wanted, span: Span, form: Form, *, limit: int | None = None
 ) -> None:
     """Oldest first; of more than `limit` the newest."""
-    left_out = 0
     async with stores.postgres(read_settings()) as pool:
-        if limit is not None:
-            found = await ledger_rows.count(pool, wanted, since=span.start, until=span.end)
-            left_out = max(0, found - limit)
-        rows = ledger_rows.commands(
-            pool, wanted, since=span.start, until=span.end, after=left_out, limit=limit
-        )
+        rows = ledger_rows.commands(pool, wanted, since=span.start, until=span.end, limit=limit)
         if form is not Form.JSON:
             rows = _flat(rows)
         count = await print_rows(rows, form, columns=COLUMNS, brief=_BRIEF)
+        left_out = 0
+        if count == limit:
+            found = await ledger_rows.count(pool, wanted, since=span.start, until=span.end)
+            left_out = found - count
     talk(f"{counted(count, 'command')} since {rfc3339(span.start)}")
-    if left_out:
+    if left_out > 0:
         talk(f"the oldest {left_out} were left out: a larger --limit, or --until, shows them")
 
 

@@ -19,10 +19,16 @@ _WANTED: Final = """
     AND ($3::text[] IS NULL OR c.status = ANY ($3)) AND ($4::text IS NULL OR c.command = $4)
 """
 _SPANNED: Final = f"{_WANTED} AND c.received_at >= $5 AND c.received_at < $6"
-_COMMANDS: Final = f"""
-    SELECT {", ".join(COLUMNS)} FROM commands c WHERE {_SPANNED} ORDER BY c.issued
-    OFFSET $7 LIMIT $8
+_NEWER_THAN: Final = f"""
+    CASE WHEN $7::bigint IS NULL THEN 0 ELSE coalesce((
+        SELECT c.issued FROM commands c WHERE {_SPANNED} ORDER BY c.issued DESC OFFSET $7 LIMIT 1
+    ), 0) END
 """  # noqa: S608 - our own text
+_COMMANDS: Final = f"""
+    SELECT {", ".join(COLUMNS)} FROM commands c
+    WHERE {_SPANNED} AND c.issued > {_NEWER_THAN}
+    ORDER BY c.issued
+"""  # noqa: S608
 _COUNT: Final = f"SELECT count(*) FROM commands c WHERE {_SPANNED}"  # noqa: S608
 _COMMAND: Final = f"SELECT {', '.join(COLUMNS)} FROM commands WHERE request_id = $1"  # noqa: S608
 _MOVES: Final = """
@@ -72,14 +78,11 @@ async def commands(
     *,
     since: datetime,
     until: datetime,
-    after: int = 0,
     limit: int | None = None,
 ) -> AsyncIterator[dict[str, Any]]:
-    """As they were recorded in the span (`until` is not in it), oldest first, without the first
-    `after` of them, and at most `limit`.
-    """
+    """The newest `limit` recorded in the span (`until` is not in it), oldest first."""
     async with pool.acquire() as connection, connection.transaction(readonly=True):
-        values = (*wanted.arguments, since, until, after, limit)
+        values = (*wanted.arguments, since, until, limit)
         found = connection.cursor(_COMMANDS, *values, prefetch=1000)
         async for record in found:
             yield _typed(record, "params")
