@@ -12,6 +12,7 @@ from devices.contract.commands import COMMANDS
 from devices.standing import Standing
 from gateway.commands import taking_up
 from gateway.commands.dispatch import STALE_S
+from gateway.commands.open_commands import OpenCommand
 from gateway.errors import ServerAway
 from gateway.links.downlink import Published
 from tests.command_office import (
@@ -71,6 +72,17 @@ async def asked(office: Office, redis: Redis, scooter_id: str, *what: Any, **mor
     wish = request(scooter_id, *what, **more)
     await office.ask(wish)
     return ref_of(wish)
+
+
+async def due_without_broker(
+    office: Office, redis: Redis, scooter_id: str
+) -> tuple[str, OpenCommand]:
+    """A setting that would leave now, and its ref."""
+    office.publisher.result = ServerAway("broker", "not there")
+    ref = await asked(office, redis, scooter_id, "set_speed_limit", params={"kmh": 9})
+    command = office.open.take_due()
+    assert command is not None
+    return ref, command
 
 
 @pytest.mark.parametrize("how", ["closed", "out of time", "not primary", "answered"])
@@ -177,10 +189,7 @@ async def test_a_first_send_that_is_forbidden_by_the_time_it_could_leave_is_refu
 async def test_what_would_be_recorded_anew_but_is_forbidden_and_never_left_is_refused(
     office: Office, redis: Redis, scooter_id: str
 ) -> None:
-    office.publisher.result = ServerAway("broker", "not there")
-    ref = await asked(office, redis, scooter_id, "set_speed_limit", params={"kmh": 9})
-    command = office.open.take_due()
-    assert command is not None
+    ref, command = await due_without_broker(office, redis, scooter_id)
     await office.dispatcher.send(command)
     await office.travel(STALE_S + 1)
     forbid(office, scooter_id, "key")
@@ -227,10 +236,7 @@ async def test_an_unlock_is_not_sent_again_to_a_scooter_that_was_suspended_since
 async def test_what_waits_for_the_broker_leaves_for_the_boot_that_is_current_then(
     office: Office, redis: Redis, scooter_id: str
 ) -> None:
-    office.publisher.result = ServerAway("broker", "not there")
-    ref = await asked(office, redis, scooter_id, "set_speed_limit", params={"kmh": 9})
-    command = office.open.take_due()
-    assert command is not None
+    ref, command = await due_without_broker(office, redis, scooter_id)
     for _ in range(3):
         await office.travel(taking_up.PERIOD_S)
         await office.dispatcher.send(command)
