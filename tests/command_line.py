@@ -69,7 +69,7 @@ async def receive(redis: Redis, scooter_id: str, kind: str, payload: object) -> 
     await redis.set(LOADED, "1")
     body = payload if isinstance(payload, bytes) else orjson.dumps(payload)
     now_ms = time.time_ns() // 1_000_000
-    entry = entry_of(Delivery(f"scooters/{scooter_id}/{kind}", body), now_ms)
+    entry = entry_of(Delivery(f"scooters/{scooter_id}/{kind}", body))
     states = StateStore(redis, stale_after_s=180, history_max_bytes=1 << 28)
     return (await states.advance([entry], received_ms=now_ms)).outcomes
 

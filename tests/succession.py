@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from devices.contract.messages import GROUPS
-from gateway.telemetry.entries import FOLDED
+from gateway.telemetry.scripts import FOLDED
 from tests.telemetry import NOW_MS
 
 Fields = dict[str, Any]

@@ -84,7 +84,7 @@ class Fleet:
 
     async def take(self, *deliveries: Delivery) -> list[str]:
         """Advance by all of them in one call; their outcomes."""
-        entries = [entry_of(each, self.now_ms) for each in deliveries]
+        entries = [entry_of(each) for each in deliveries]
         return (await self.advance(entries)).outcomes
 
     async def after(self, seconds: float, *deliveries: Delivery) -> list[str]:

@@ -71,11 +71,11 @@ class AckedStates:
 
     async def advance(self, entries: Sequence[Entry], *, received_ms: int) -> Advanced:
         """As `StateStore.advance`."""
-        acks = [ack_of(each["id"], each["a"]) for each in entries if each["k"] == "ack"]
+        acks = [ack_of(each["id"], each["m"]) for each in entries if each["k"] == "ack"]
         acks = self._acks.without_retained(acks)
         foreign = await self._acks.foreign(acks) if acks else frozenset()
         for each in entries if foreign else ():
-            if each["k"] == "ack" and (each["id"], each["a"]["request_id"]) in foreign:
+            if each["k"] == "ack" and (each["id"], each["m"]["request_id"]) in foreign:
                 _make_reject(each)
                 self._acks.count_foreign(1)
         advanced = await self._states.advance(entries, received_ms=received_ms)
@@ -219,7 +219,7 @@ class Acks:
 def _make_reject(entry: Entry) -> None:
     """In place: whoever settles the batch is to see what became of it."""
     topic = topics.uplink(entry["id"], Uplink.ACKS)
-    payload = orjson.dumps(entry["a"])
+    payload = orjson.dumps(entry["m"])
     made = reject(Delivery(topic, payload), "ack: no such command was sent here", why="ack")
     entry.clear()
     entry.update(made)

@@ -1,4 +1,4 @@
-"""What `advance.lua` takes: a message spelt out as the fields of the state, or a reject; pure."""
+"""What `advance.lua` takes: a message that was validated, or a reject; pure."""
 
 import base64
 from collections.abc import Callable
@@ -11,33 +11,21 @@ from devices.contract.topics import Uplink
 from devices.standing import Standing
 from gateway.errors import DecodeError
 from gateway.links.delivery import Delivery
-from gateway.telemetry.decode import Fields, Message, decode
+from gateway.telemetry.decode import Message, decode
 
 Entry = dict[str, Any]
-"""`k` kind, `id` scooter, `o` order [boot, seq, ts] and `t` its text, `g` groups, `b` body …
+"""`k` kind, `id` scooter, and the message: as an object in `m`, or as the history's JSON in `b`.
 
-A reject has in `w` the word that it is counted by.
+A batch has in `s` the JSON of each sample, a status in `r` whether it is retained, and a reject
+in `w` the word that it is counted by.
 """
 
 StandingOf = Callable[[str], Standing | None]
 """A scooter's standing in the registry, None if it is not known: asked for each delivery."""
 
-CLOCK_GAP_MS: Final = 60_000
-YEAR_2020_MS: Final = 1_577_836_800_000
-
 HEAD_BYTES: Final = 256
 """How much of a rejected payload is kept for a person to look at."""
 
-FOLDED: Final = messages.GROUPS | {"interval": {"ivl": "interval_s"}}
-"""The groups that are folded, each by its own order; values go in the order of these names."""
-
-_SLOTS: Final = {
-    wire: (group, slot) for group, names in FOLDED.items() for slot, wire in enumerate(names)
-}
-_UNKNOWN: Final[dict[str, list[str | bool]]] = {
-    group: [False] * len(names) for group, names in FOLDED.items()
-}
-_WORDS: Final[dict[object, str | bool]] = {True: "true", False: "false", None: False}
 _REGISTERED, _ACTIVE = Standing.REGISTERED, Standing.ACTIVE  # quicker to read than the enum's
 _NOT_HEARD: Final = {
     None: "scooter: unknown: make it known with `scooter devices add`",
@@ -51,7 +39,7 @@ def everybody(_scooter_id: str) -> Standing:
     return _ACTIVE
 
 
-def entry_of(delivery: Delivery, received_ms: int, standing_of: StandingOf = everybody) -> Entry:
+def entry_of(delivery: Delivery, standing_of: StandingOf = everybody) -> Entry:
     """What to keep of a delivery: its message, or the reject that says why it has none."""
     try:
         message = decode(delivery)
@@ -64,8 +52,8 @@ def entry_of(delivery: Delivery, received_ms: int, standing_of: StandingOf = eve
         if entry is not None:
             return entry
     if uplink is Uplink.TELEMETRY:
-        return {"k": "telemetry", "id": scooter_id} | _report(body, received_ms)  # type: ignore[arg-type]
-    return _RARE[uplink](delivery, message, received_ms)
+        return {"k": "telemetry", "id": scooter_id, "m": body}
+    return _RARE[uplink](delivery, message)
 
 
 def _not_heard(delivery: Delivery, message: Message, standing: Standing | None) -> Entry | None:
@@ -101,64 +89,23 @@ def reject(delivery: Delivery, reason: str, *, why: str = "message") -> Entry:
     return {"k": "reject", "id": scooter_id, "b": orjson.dumps(body).decode(), "w": why}
 
 
-def _report(body: Fields, received_ms: int) -> Entry:
-    groups: dict[str, list[str | bool]] = {}
-    for wire, value in body.items():
-        if slot := _SLOTS.get(wire):
-            group, index = slot
-            if group not in groups:
-                groups[group] = _UNKNOWN[group].copy()
-            kind = value.__class__
-            if kind is float:  # decimal text that reads back the same
-                groups[group][index] = "%.15g" % value  # noqa: UP031 - twice as fast as format()
-            else:
-                groups[group][index] = value if kind is str else _WORDS[value]
-    order = order_of(body, received_ms)
-    report = {"o": order, "t": "%d:%d:%d:" % tuple(order), "g": groups}  # noqa: UP031 - as above
-    up = body.get("up")
-    if up is not None:
-        boot = body.get("boot")
-        report["u"] = [-1 if boot is None else boot, up]
-    return report
-
-
-def order_of(body: Fields, received_ms: int) -> list[int]:
-    """[boot, seq, ts]: -1, -1 without boot and seq; 0 for a clock that is not believed.
-
-    A clock more than 60 s ahead of ours, or before 2020, is not believed.
-    """
-    boot, seq, ts = body.get("boot"), body.get("seq"), body.get("ts")
-    if ts is None or not YEAR_2020_MS <= ts <= received_ms + CLOCK_GAP_MS:
-        ts = 0
-    if boot is None or seq is None:
-        return [-1, -1, ts]
-    return [boot, seq, ts]
-
-
-def _batch(delivery: Delivery, message: Message, received_ms: int) -> Entry:
-    samples = [
-        _report(sample, received_ms) | {"b": orjson.dumps(sample).decode()}
-        for sample in message.body
-        if isinstance(sample, dict)
-    ]
+def _batch(delivery: Delivery, message: Message) -> Entry:
+    samples = [orjson.dumps(sample).decode() for sample in message.body]
     entry = {"k": "batch", "id": message.scooter_id, "s": samples}
     if message.bad_samples:
         entry["b"] = reject(delivery, "; ".join(message.bad_samples[:3]))["b"]
     return entry
 
 
-def _event(_delivery: Delivery, message: Message, received_ms: int) -> Entry:
-    body = orjson.dumps(message.body).decode()
-    report = _report(message.body, received_ms)  # type: ignore[arg-type]
-    return {"k": "event", "id": message.scooter_id, "b": body} | report
+def _event(_delivery: Delivery, message: Message) -> Entry:
+    return {"k": "event", "id": message.scooter_id, "b": orjson.dumps(message.body).decode()}
 
 
-def _ack(_delivery: Delivery, message: Message, received_ms: int) -> Entry:
-    entry = {"k": "ack", "id": message.scooter_id, "a": message.body}
-    return entry | _report(message.body, received_ms)  # type: ignore[arg-type]
+def _ack(_delivery: Delivery, message: Message) -> Entry:
+    return {"k": "ack", "id": message.scooter_id, "m": message.body}
 
 
-def _status(_delivery: Delivery, message: Message, _received_ms: int) -> Entry:
+def _status(_delivery: Delivery, message: Message) -> Entry:
     if not message.body:
         return {"k": "cleared", "id": message.scooter_id}
     return {"k": "status", "id": message.scooter_id, "m": message.body, "r": message.retained}

@@ -75,7 +75,7 @@ async def ingest(
         if registry is not None and not registry.loaded.is_set():
             await registry.loaded.wait()
         received_ms = batch.received_ms
-        entries = [entry_of(each, received_ms, standing_of) for each in batch.deliveries]
+        entries = [entry_of(each, standing_of) for each in batch.deliveries]
         while entries and not batch.is_abandoned:
             part = entries[: _portion(entries)]
             try:

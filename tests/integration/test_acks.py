@@ -199,7 +199,7 @@ async def test_the_answer_to_a_retained_copy_is_counted_and_moves_nothing(
         b'{"request_id":"%b","status":"rejected","error":"retained"}' % each.encode()
         for each in (request_id, "0" * 16)
     ]
-    entries = [entry_of(ack_delivery(scooter_id, each), now_ms()) for each in bodies]
+    entries = [entry_of(ack_delivery(scooter_id, each)) for each in bodies]
     await acked.advance(entries, received_ms=now_ms())
     assert await office.story(ref) == ["sent"]
     assert office.metrics.value("gateway_commands_retained_total") == 2
@@ -223,7 +223,7 @@ async def test_an_ack_moves_the_state_and_a_foreign_one_does_not(
         ack_delivery(scooter_id, body % (request_id.encode(), 1, b"locked")),
         Delivery(topics.uplink(scooter_id, Uplink.STATUS), b'{"s":"online","boot":1,"conn":2}'),
     ]
-    entries = [entry_of(each, now_ms()) for each in deliveries]
+    entries = [entry_of(each) for each in deliveries]
     advanced = await acked.advance(entries, received_ms=now_ms())
     assert advanced.outcomes == ["rejected", "ack", "presence"]
     assert [each.get("w") for each in entries] == ["ack", None, None]

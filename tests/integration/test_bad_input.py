@@ -121,7 +121,7 @@ def test_any_delivery_has_an_outcome_and_a_history_that_can_be_read(
     with BlockingRedis.from_url(redis_url) as redis:
         redis.set(LOADED, 1)
         redis.delete("scooters:history", "scooter:F-1", "scooter:F-2")
-        entries = [entry_of(each, NOW_MS) for each in deliveries]
+        entries = [entry_of(each) for each in deliveries]
         batch = orjson.dumps({"at": NOW_MS, "entries": entries})
 
         outcomes, dropped = redis.register_script(script("advance"))(args=[batch, 1 << 30, 1])

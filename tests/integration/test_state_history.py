@@ -135,7 +135,7 @@ async def test_a_full_history_stops_events_and_batches_and_nothing_else(redis: R
     await fleet.take(event(ID, "first"), telemetry(ID, boot=1, seq=5, batt=5))
     before = await fleet.everything("SC-0002")
     entries = [
-        entry_of(each, NOW_MS)
+        entry_of(each)
         for each in (
             event("SC-0002", "e", boot=1, seq=1, lat=1, lon=1),
             batch("SC-0002", {"boot": 1, "seq": 1, "batt": 1}),

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from devices.contract.topics import Uplink
-from gateway.telemetry.entries import FOLDED, Entry, entry_of
-from gateway.telemetry.scripts import script
+from gateway.telemetry.entries import Entry, entry_of
+from gateway.telemetry.scripts import FOLDED, script
 from gateway.telemetry.state_store import LOADED
 from tests.succession import PUBLIC, Birth, Fields, final_state, final_uptime
 from tests.telemetry import NOW_MS, delivery
@@ -70,8 +70,8 @@ def runner(redis_url: str) -> Iterator[Runner]:
 def _entry(scooter_id: str, arrival: Fields | Birth) -> Entry:
     if isinstance(arrival, Birth):
         message = {"s": "online", **arrival.fields}
-        return entry_of(delivery(scooter_id, Uplink.STATUS, message), NOW_MS)
-    return entry_of(delivery(scooter_id, Uplink.TELEMETRY, arrival), NOW_MS)
+        return entry_of(delivery(scooter_id, Uplink.STATUS, message))
+    return entry_of(delivery(scooter_id, Uplink.TELEMETRY, arrival))
 
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {

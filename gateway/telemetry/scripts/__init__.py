@@ -6,7 +6,9 @@ from importlib.resources import files
 from typing import Final
 
 from devices.contract.messages import GROUPS
-from gateway.telemetry.entries import FOLDED
+
+FOLDED: Final = GROUPS | {"interval": {"ivl": "interval_s"}}
+"""The groups that are folded, each by its own order: name on the wire to name in the state."""
 
 _ORDERED: Final = [*FOLDED, "report"]
 _TIMES: Final = {group: f"{group}_at" for group in GROUPS} | {"report": "recorded_at"}
@@ -30,14 +32,19 @@ def _contract() -> str:
         "WIRES": _table(wires),
         "TIMES": _table((group, f"'{name}'") for group, name in _TIMES.items()),
         "ORDER_FIELDS": _table((group, f"'{group}_order'") for group in _ORDERED),
-        "KNOWN_LAST": _table((group, str(-len(fields))) for group, fields in FOLDED.items()),
+        "COMPLETE": _table(
+            [
+                *((group, f"'{'1' * len(fields)}'") for group, fields in FOLDED.items()),
+                ("report", "''"),
+            ]
+        ),
         "IS_TEXT": _table((wire, "true") for wire in _TEXTS),
     }
     return "\n".join(f"local {name} = {table}" for name, table in tables.items())
 
 
 _PARTS: Final = {
-    "advance": ("scooter", "order", "firmware", "life", "fold", "advance"),
+    "advance": ("scooter", "report", "order", "firmware", "life", "fold", "advance"),
     "sweep": ("scooter", "sweep"),
     "refill": ("scooter", "refill"),
     "reset_order": ("scooter", "reset_order"),

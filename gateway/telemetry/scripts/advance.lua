@@ -19,11 +19,6 @@ local appended, dropped = 0, 0
 local told = redis.call('PUBSUB', 'NUMSUB', 'scooters:changes')[2] > 0
 local heard_ids = {}
 
-local function given(value)
-  if value == cjson.null then return nil end
-  return value
-end
-
 local function is_full()
   return history_bytes + appended >= history_max
 end
@@ -48,7 +43,7 @@ local function report_body(report)
   local function add(wire, text)
     members[#members + 1] = '"' .. wire .. '":' .. text
   end
-  if order[3] > 0 then add('ts', integer(order[3])) end
+  if report.ts then add('ts', report.ts) end
   if order[1] >= 0 then
     add('boot', integer(order[1]))
     add('seq', integer(order[2]))
@@ -56,7 +51,8 @@ local function report_body(report)
   if report.u then add('up', integer(report.u[2])) end
   for group, texts in pairs(report.g) do
     local before = #members
-    for index, text in ipairs(texts) do
+    for index = 1, #WIRES[group] do
+      local text = texts[index]
       local wire = WIRES[group][index]
       if text then add(wire, IS_TEXT[wire] and cjson.encode(text) or text) end
     end
@@ -97,7 +93,7 @@ end
 
 -- What a birth says comes before the reports of its boot, and after those of older ones.
 local function birth_interval(scooter, boot, interval_s)
-  local report = { o = { boot or -1, -1, 0 }, g = { interval = { format_number(interval_s) } } }
+  local report = { o = { boot or -1, -1, 0 }, g = { interval = { number_text(interval_s) } } }
   report.t = order_text(report.o)
   if fold_group(scooter, 'interval', report, 1) == 0 then
     write_group(scooter, 'interval', report.t, report.g.interval)
@@ -155,7 +151,7 @@ local function goodbye(scooter, message, retained)
   internal.lost_at = nil
   keep_internal(scooter)
   local wake_s = given(message.wake)
-  put(scooter, 'wake_s', wake_s and format_number(wake_s) or false)
+  put(scooter, 'wake_s', wake_s and number_text(wake_s) or false)
   set_presence(scooter, message.s, at)
   redis.call('ZREM', 'scooters:deadlines', scooter.id)
 end
@@ -183,9 +179,10 @@ local VERDICTS = { [1] = 'applied', [0] = 'duplicate', [-1] = 'late' }
 local take = {}
 
 function take.telemetry(scooter, entry)
-  local verdict, late = fold(scooter, entry, at, true)
-  if verdict == 1 then seen(scooter, entry) end
-  if late and verdict ~= 0 then append_or_drop('late', entry.id, report_body(entry)) end
+  local report = report_of(entry.m, at)
+  local verdict, late = fold(scooter, report, at, at_text, true)
+  if verdict == 1 then seen(scooter, report) end
+  if late and verdict ~= 0 then append_or_drop('late', entry.id, report_body(report)) end
   return VERDICTS[verdict]
 end
 
@@ -193,8 +190,8 @@ function take.batch(scooter, entry)
   if is_full() then return 'full' end
   local best = -1
   for _, sample in ipairs(entry.s) do
-    best = math.max(best, (fold(scooter, sample, at, false)))
-    append('late', entry.id, sample.b)
+    best = math.max(best, (fold(scooter, report_of(cjson.decode(sample), at), at, at_text, false)))
+    append('late', entry.id, sample)
   end
   if entry.b then append('reject', entry.id, entry.b) end
   return VERDICTS[best]
@@ -202,13 +199,15 @@ end
 
 function take.event(scooter, entry)
   if is_full() then return 'full' end
-  if fold(scooter, entry, at, false) == 1 then seen(scooter, entry) end
+  local report = report_of(cjson.decode(entry.b), at)
+  if fold(scooter, report, at, at_text, false) == 1 then seen(scooter, report) end
   append('event', entry.id, entry.b)
   return 'event'
 end
 
 function take.ack(scooter, entry)
-  if fold(scooter, entry, at, true) == 1 then seen(scooter, entry) end
+  local report = report_of(entry.m, at)
+  if fold(scooter, report, at, at_text, true) == 1 then seen(scooter, report) end
   return 'ack'
 end
 
@@ -247,7 +246,7 @@ for index, entry in ipairs(input.entries) do
   end
 end
 
-local changed = {}
+local changed, moved = {}, {}
 -- What an entry before the unreadable one changed is not stored either.
 for index, entry in ipairs(input.entries) do
   if entry.k ~= 'reject' and scooters[entry.id] == false then outcomes[index] = 'foreign' end
@@ -256,9 +255,11 @@ for id, scooter in pairs(scooters) do
   if scooter and scooter.changed then
     store(scooter, told)
     changed[#changed + 1] = id
+    if scooter.moved then moved[#moved + 1] = scooter end
   end
 end
 mark_dirty(changed)
+index_positions(moved)
 local last_seen = {}
 for index, id in ipairs(heard_ids) do
   last_seen[index * 2 - 1], last_seen[index * 2] = at_text, id

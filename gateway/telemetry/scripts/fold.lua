@@ -1,7 +1,6 @@
 -- Folding a report into a scooter, group by group, each only forward.
 --
--- A report is {o = {boot, seq, ts}, g = {group = texts}, u = {boot, up}}; a text is false where
--- the report leaves the field unknown. NAMES has the fields of each group in the same order.
+-- What a report is, `report.lua` says.
 
 local function kept_of(scooter, boot)
   if index_of(boots_of(scooter), boot) == 0 then return nil end
@@ -33,27 +32,28 @@ local function set_aside_stored(scooter, group, order)
   set_aside(scooter, group, order, texts, TIMES[group] and field(scooter, TIMES[group]))
 end
 
+-- Clearing what is not there would cost as much as writing it.
+local function clear_unknown(scooter, group, texts)
+  local names, old, known = NAMES[group], scooter.stored[ORDERS[group]], ''
+  for index = 1, #names do known = known .. (texts[index] and '1' or '0') end
+  if not old or string.sub(old, -#names) ~= known then
+    for index, name in ipairs(names) do
+      if not texts[index] then scooter.fields[name] = false end
+    end
+  end
+  return known
+end
+
 local function write_group(scooter, group, order_start, texts, measured_at)
-  local fields, known, last = scooter.fields, '', KNOWN_LAST[group]
-  local names, old = NAMES[group], scooter.stored[ORDERS[group]]
+  local fields, names, known = scooter.fields, NAMES[group], COMPLETE[group]
   for index = 1, #names do
     local text = texts[index]
-    if text then
-      fields[names[index]] = text
-      known = known .. '1'
-    else
-      known = known .. '0'
-    end
+    if text then fields[names[index]] = text else known = nil end
   end
-  -- Clearing what is not there would cost as much as writing it.
-  if last and (not old or string.sub(old, last) ~= known) then
-    for index, name in ipairs(names) do
-      if not texts[index] then fields[name] = false end
-    end
-  end
+  known = known or clear_unknown(scooter, group, texts)
   if TIMES[group] then fields[TIMES[group]] = measured_at end
-  scooter.stored[ORDERS[group]] = order_start .. known
-  fields[ORDER_FIELDS[group]] = order_start .. known
+  local order = order_start .. known
+  scooter.stored[ORDERS[group]], fields[ORDER_FIELDS[group]] = order, order
   scooter.orders[group], scooter.changed = nil, true
   if group == 'position' then scooter.moved = true end
   -- A deadline is judged by what was heard since, so only another interval needs a new one.
@@ -171,25 +171,23 @@ local function takes_over(scooter, group, order)
 end
 
 local function fold_newest(scooter, report, at_text)
-  local order = report.o
-  local recorded_at = order[3] > 0 and integer(order[3])
-  local same_boot = integer(order[1]) .. ':'
+  local order, same_boot = report.o, scooter.stored[BOOT] .. ':'
   for group, texts in pairs(report.g) do
     local old = scooter.stored[ORDERS[group]]
     local is_same_boot = not old or string.sub(old, 1, #same_boot) == same_boot
     if is_same_boot or takes_over(scooter, group, order) then
-      write_group(scooter, group, report.t, texts, recorded_at or at_text)
+      write_group(scooter, group, report.t, texts, report.ts or at_text)
     end
   end
-  write_group(scooter, 'report', report.t, report.g, recorded_at)
+  write_group(scooter, 'report', report.t, report.g, report.ts)
 end
 
 -- Fold one report. Returns 1 newer in some group, 0 known already or -1 late; and whether some
 -- group of it was late. Only a live report may be judged by its arrival.
-local function fold(scooter, report, at, live)
+local function fold(scooter, report, at, at_text, live)
   local order = report.o
   if live and is_newest(scooter, order) then
-    fold_newest(scooter, report, integer(at))
+    fold_newest(scooter, report, at_text)
     if report.u then fold_uptime(scooter, report.u[1], report.u[2], now_ms, true) end
     return 1, false
   end
@@ -197,8 +195,7 @@ local function fold(scooter, report, at, live)
   if is_of_former_life(scooter, report, at) then return -1, true end
   if order[1] >= 0 and scooter.boot ~= order[1] then place(scooter, order) end
   local arrival = live and 1 or -1
-  local recorded_at = order[3] > 0 and integer(order[3])
-  local measured_at = recorded_at or (live and integer(at))
+  local measured_at = report.ts or (live and at_text)
   local best, late = nil, false
   for group in pairs(report.g) do
     if group == 'interval' then
@@ -209,7 +206,7 @@ local function fold(scooter, report, at, live)
       late = late or verdict == -1
     end
   end
-  local verdict = fold_group(scooter, 'report', report, arrival, recorded_at)
+  local verdict = fold_group(scooter, 'report', report, arrival, report.ts)
   if live and report.u and verdict ~= 0 then
     fold_uptime(scooter, report.u[1], report.u[2], now_ms, verdict == 1)
   end

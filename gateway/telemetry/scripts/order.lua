@@ -59,7 +59,7 @@ local function make_current(scooter, number, told)
   local index = index_of(boots, number)
   if index > 0 then told = math.max(told, table.remove(boots, index)[2]) end
   insert_boot(scooter, #boots + 1, number, told)
-  scooter.boot = number
+  scooter.boot, scooter.stored[BOOT] = number, integer(number)
   put(scooter, 'boot', integer(number))
   if index > 0 then promote(scooter, number) end
   show_firmware(scooter)

@@ -4,7 +4,7 @@
 -- were put back. A refilled state is not dirty: Postgres has it.
 
 local stale_after_ms = tonumber(ARGV[2])
-local refilled = 0
+local moved = {}
 
 local function put_back(scooter, fields)
   local set = {}
@@ -17,18 +17,18 @@ local function put_back(scooter, fields)
   redis.call('DEL', scooter.key)
   redis.call('HSET', scooter.key, unpack(set))
   scooter.fields = fields
-  index_position(scooter)
+  moved[#moved + 1] = scooter
   local heard_at = tonumber(fields.received_at)
   if heard_at then redis.call('ZADD', 'scooters:last_seen', integer(heard_at), scooter.id) end
   -- A will that was not judged yet is judged by its deadline, too.
   if fields.presence == 'online' or internal_of(scooter).lost_at then
     watch_silence(scooter, heard_at or tonumber(fields.presence_at) or now_ms, stale_after_ms)
   end
-  refilled = refilled + 1
 end
 
 for _, row in ipairs(cjson.decode(ARGV[1])) do
   local scooter, version = load_scooter(row.id), tonumber(row.fields.version)
   if scooter and version and scooter.version < version then put_back(scooter, row.fields) end
 end
-return refilled
+index_positions(moved)
+return #moved
