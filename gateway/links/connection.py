@@ -17,13 +17,23 @@ class Connection(asyncio.BufferedProtocol):
     """Made for one TCP or TLS connection and dies with it.
 
     Reading stops at the intake's bound and goes on below three quarters of it: the broker does
-    not always keep to the Receive Maximum (2.0.11 leaks its quota), and QoS 0 has none.
+    not always keep to the Receive Maximum (2.0.11 leaks its quota), and QoS 0 has none. With
+    `rest_s` it reads at most every so many seconds: what comes meanwhile costs one read together.
     """
 
-    def __init__(self, holding: Holding, *, held_max: int, arrived: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        holding: Holding,
+        *,
+        held_max: int,
+        arrived: Callable[[], None],
+        rest_s: float = 0.0,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._intake = Intake(self, holding, held_max=held_max)
         self._arrived = arrived
+        self._rest_s = rest_s
+        self._resting: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[mqtt5.Packet | None] | None = None
         self._reason: str | None = None
@@ -45,6 +55,9 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self._intake.stream.filled(nbytes)
         self._read()
+        if self._rest_s and self._transport is not None and self._reason is None:
+            self._transport.pause_reading()
+            self._resting = self._resting or self._loop.call_later(self._rest_s, self._rested)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.leave(str(exc) if exc else "the broker closed the connection")
@@ -94,8 +107,7 @@ class Connection(asyncio.BufferedProtocol):
             self.is_paused = False
             self._started_at = self._loop.time()
             self._read()
-            if not self.is_paused and self._transport is not None and self._reason is None:
-                self._transport.resume_reading()
+            self._go_on()
 
     def leave(self, reason: str, *, goodbye: bool = False) -> None:
         """End the connection; what is unsettled is abandoned. Later calls do nothing.
@@ -121,6 +133,15 @@ class Connection(asyncio.BufferedProtocol):
             await asyncio.wait({self.lost}, timeout=within_s)
         finally:
             self._transport.abort()
+
+    def _rested(self) -> None:
+        self._resting = None
+        self._go_on()
+
+    def _go_on(self) -> None:
+        may_read = not self.is_paused and self._resting is None and self._reason is None
+        if may_read and self._transport is not None:
+            self._transport.resume_reading()
 
     def _read(self) -> None:
         self.read_at = self._loop.time()

@@ -8,7 +8,7 @@ from devices.contract.topics import EVERY_REQUEST, Uplink, every
 from gateway.errors import SettingsError
 from gateway.settings import Settings
 
-TELEMETRY_LINGER_S: Final = 0.01
+TELEMETRY_REST_S: Final = 0.005
 
 EARLIER_GROUP: Final = "gateway"
 """How the group was called when everybody could know it."""
@@ -20,9 +20,10 @@ _DERIVED_FOR: Final = b"scooter gateway: group of the shared subscription"
 class SessionPlan:
     """What one session is for; the broker keeps it for `session_expiry_s` while we are away.
 
-    `linger_s` is how long a session that was idle waits for company of its first delivery: a
-    batch costs the same whatever its size. `unwanted` are filters that another setting or an
-    earlier release may have left in it: with both of two every message would come twice.
+    `rest_s` is how long a session waits between two reads, so that deliveries come together: a
+    read and a batch cost the same whatever their size. `unwanted` are filters that another
+    setting or an earlier release may have left in it: with both of two every message would come
+    twice.
     """
 
     name: str
@@ -32,7 +33,7 @@ class SessionPlan:
     session_expiry_s: int
     instance: str
     echo_period_s: float = 10.0
-    linger_s: float = 0.0
+    rest_s: float = 0.0
     unwanted: tuple[str, ...] = field(default=(), repr=False)
 
 
@@ -104,7 +105,7 @@ def session_plans(settings: Settings) -> SessionPlans:
     return SessionPlans(
         telemetry=replace(
             plan("telemetry", f"{settings.instance}/telemetry", wanted),
-            linger_s=TELEMETRY_LINGER_S,
+            rest_s=TELEMETRY_REST_S,
             unwanted=tuple(unwanted),
         ),
         events=plan(

@@ -76,8 +76,6 @@ class Session:
             if batch is None:
                 self._arrived.clear()
                 await self._arrived.wait()
-                if self._plan.linger_s:
-                    await asyncio.sleep(self._plan.linger_s)
                 continue
             size.observe(len(batch.deliveries))
             yield batch
@@ -96,7 +94,10 @@ class Session:
     async def _stay_connected(self) -> None:
         """One connection, from CONNECT to its end; raises ServerAway or OSError."""
         connection = self._connection = Connection(
-            Holding(self._metrics), held_max=self._plan.held_max, arrived=self._arrived.set
+            Holding(self._metrics),
+            held_max=self._plan.held_max,
+            arrived=self._arrived.set,
+            rest_s=self._plan.rest_s,
         )
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):

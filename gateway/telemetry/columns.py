@@ -38,9 +38,6 @@ WHOLE_STATE: Final = (
 )
 """SQL over `scooter_state`: the whole hash as JSON, as Redis had it."""
 
-# Neither can be in a text that Redis gave us and Postgres takes.
-_BETWEEN: Final = "\0"
-_MISSING: Final = "\udfff"
 _ODD: Final = re.compile(r"[\\\t\n\r]")
 _ESCAPES: Final = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 
@@ -50,23 +47,32 @@ def copy_line(scooter_id: str, names: tuple[str, ...], values: list[str]) -> str
 
     Redis already holds decimal text, so nothing is parsed on the way; times stay in ms.
     """
-    columns_of, others = _places(names)
+    line, columns_of, others = _plan(names)
+    columns = columns_of(values)
+    text = "".join(columns)
+    # Four searches take a fifth of the time of the expression, which next to nothing needs.
+    if "\\" in text or "\t" in text or "\n" in text or "\r" in text:
+        columns = tuple(_ODD.sub(lambda odd: _ESCAPES[odd[0]], each) for each in columns)
     fields = orjson.dumps({name: values[place] for name, place in others}).decode()
-    fields = fields.replace("\\", "\\\\")
-    columns = _BETWEEN.join(columns_of([*values, _MISSING]))
-    if _ODD.search(columns):
-        columns = _ODD.sub(lambda odd: _ESCAPES[odd[0]], columns)
-    columns = columns.replace(_BETWEEN, "\t").replace(_MISSING, "\\N")
-    return f"{scooter_id}\t{columns}\t{fields}\n"
+    return line % (scooter_id, *columns, fields.replace("\\", "\\\\"))
 
 
 @lru_cache(maxsize=256)
-def _places(
+def _plan(
     names: tuple[str, ...],
-) -> tuple[Callable[[list[str]], tuple[str, ...]], list[tuple[str, int]]]:
-    """How to take the columns from the values and one for what is missing, and the places of the
-    other fields: found once for all the scooters whose hashes have the same fields.
+) -> tuple[str, Callable[[list[str]], tuple[str, ...]], list[tuple[str, int]]]:
+    """The line with a place for each column that is there, how to take these from the values, and
+    the places of the other fields: found once for all the scooters whose hashes have the same.
     """
     place_of = {name: place for place, name in enumerate(names)}
-    columns_of = itemgetter(*[place_of.get(name, len(names)) for name in _COLUMNS])
-    return columns_of, [(name, at) for name, at in place_of.items() if name not in _HAS_COLUMN]
+    places = [place_of[name] for name in _COLUMNS if name in place_of]
+    line = "\t".join("%s" if name in place_of else "\\N" for name in _COLUMNS)
+    others = [(name, at) for name, at in place_of.items() if name not in _HAS_COLUMN]
+    return f"%s\t{line}\t%s\n", _taker(places), others
+
+
+def _taker(places: list[int]) -> Callable[[list[str]], tuple[str, ...]]:
+    """An `itemgetter` that gives a tuple for one place and for none, too."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda values: tuple(values[place] for place in places)

@@ -10,7 +10,8 @@ from redis.asyncio import Redis
 
 from gateway.storage.postgres import transaction
 from gateway.telemetry.history_stream import HISTORY_LIFE, START
-from gateway.telemetry.state_store import CHANGES, CLAIMED, DIRTY, HISTORY, POSITION, SCOOTER
+from gateway.telemetry.snapshots import let_snapshot_end
+from gateway.telemetry.state_store import CHANGES, DIRTY, HISTORY, POSITION, SCOOTER
 
 _PAGE: Final = 1000
 _POLL_S: Final = 0.1
@@ -122,7 +123,7 @@ async def erase(
     keys = (f"{SCOOTER}{scooter_id}", POSITION, DIRTY, CHANGES)
     erased, version = await redis.eval(_ERASE_STATE, len(keys), *keys, scooter_id, first_ms, end_ms)
     deadline = time.monotonic() + wait_s
-    await _wait_for_snapshot(redis, scooter_id, deadline)
+    await let_snapshot_end(redis, scooter_id, deadline)
     waiting = await _wait_for_history(pool, redis, scooter_id, deadline)
     counts = {"scooter:state": int(erased), "scooters:history": waiting}
     async with pool.acquire() as connection, transaction(connection):
@@ -132,15 +133,6 @@ async def erase(
         for table, statement in _TABLES.items():
             counts[table] = _rows(await connection.execute(statement, *span))
     return counts
-
-
-async def _wait_for_snapshot(redis: Redis, scooter_id: str, deadline: float) -> None:
-    """Let a snapshot end that was begun with the position that is now gone."""
-    while time.monotonic() < deadline:
-        until_ms = await redis.zscore(CLAIMED, scooter_id)
-        if until_ms is None or until_ms < time.time() * 1000:
-            return
-        await asyncio.sleep(_POLL_S)
 
 
 async def _wait_for_history(

@@ -1,6 +1,5 @@
 """Forget: the latest state of a scooter that is retired, removed; its history stays."""
 
-import asyncio
 import time
 from typing import Any, Final
 
@@ -8,9 +7,10 @@ import asyncpg
 from redis.asyncio import Redis
 
 from gateway.telemetry.reader import postgres_translated
+from gateway.telemetry.snapshots import let_snapshot_end
 from gateway.telemetry.state_store import (
     CHANGES,
-    CLAIMED,
+    CLAIMS,
     DEADLINES,
     DIRTY,
     LAST_SEEN,
@@ -19,7 +19,6 @@ from gateway.telemetry.state_store import (
     redis_translated,
 )
 
-_POLL_S: Final = 0.05
 _ROW: Final = "DELETE FROM scooter_state WHERE scooter_id = $1"
 
 # Live views are told that every field is gone.
@@ -62,12 +61,8 @@ async def forget_row(
     """
     deadline = time.monotonic() + wait_s
     with redis_translated():
-        while time.monotonic() < deadline:
-            until_ms = await redis.zscore(CLAIMED, scooter_id)
-            if until_ms is None or until_ms < time.time() * 1000:
-                break
-            await asyncio.sleep(_POLL_S)
-        await redis.zrem(CLAIMED, scooter_id)
+        await let_snapshot_end(redis, scooter_id, deadline)
+        await redis.hdel(CLAIMS, scooter_id)
     with postgres_translated():
         done: str = await pool.execute(_ROW, scooter_id)
     return int(done.rpartition(" ")[2])

@@ -5,8 +5,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 import orjson
@@ -19,7 +18,7 @@ from gateway.outage import Outage
 from gateway.storage.postgres import AWAY, is_bad_row, transaction
 from gateway.telemetry.columns import MS_COLUMNS, SNAPSHOT, STATE, copy_line
 from gateway.telemetry.scripts import script
-from gateway.telemetry.state_store import CLAIMED, DIRTY, redis_translated
+from gateway.telemetry.state_store import CLAIMS, DIRTY, redis_translated
 
 log = structlog.get_logger()
 
@@ -29,8 +28,10 @@ _GIVING_UP: Final[tuple[type[BaseException], ...]] = (*AWAY, asyncio.CancelledEr
 Step = Callable[[str], Awaitable[None]]
 """Told after each step of a chunk: claimed, copied, written, committed, cleared."""
 
+_POLL_S: Final = 0.05
+
 CHUNK: Final = 1000
-LANES: Final = 3
+LANES: Final = 4
 """Chunks on their way at once, so that Redis and Postgres do not wait for each other."""
 
 CLAIM_MS: Final = 30_000
@@ -83,8 +84,7 @@ _STATES: Final = f"""
 """  # noqa: S608 - as above
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(NamedTuple):
     """A dirty scooter's hash as it stood when this writer took it; without names if it is gone."""
 
     scooter_id: str
@@ -118,14 +118,14 @@ class DirtySet:
 
     async def clear(self, written: list[Claimed]) -> None:
         """Clear the marks of committed scooters; what moved on since stays dirty from now."""
-        pairs = [(one.scooter_id, one.version) for one in written]
+        said = [text for one in written for text in (one.scooter_id, one.version)]
         with redis_translated():
-            await self._clear(args=[orjson.dumps(pairs)])
+            await self._clear(args=[orjson.dumps(said)])
 
     async def release(self, claimed: list[Claimed]) -> None:
         """Give scooters back whose writing failed, for the next round or another writer."""
         with redis_translated():
-            await self._redis.zrem(CLAIMED, *[one.scooter_id for one in claimed])
+            await self._redis.hdel(CLAIMS, *[one.scooter_id for one in claimed])
 
     async def age(self, now_ms: int) -> tuple[int, float]:
         """How many are dirty, and the age of the oldest mark in seconds."""
@@ -136,13 +136,26 @@ class DirtySet:
 
 
 def _claimed(text: str) -> Claimed:
-    """From `id NUL field NUL value …`."""
-    scooter_id, *flat = text.split("\0")
+    """From `field NUL value NUL … id`."""
+    flat = text.split("\0")
+    scooter_id = flat.pop()
     claimed = Claimed(scooter_id, tuple(flat[::2]), flat[1::2])
     if len(flat) % 2:  # someone else put a NUL in: Postgres shall refuse it, which is told
         claimed.values.append("")
         return Claimed(scooter_id, ("version", "charging"), [claimed.version, "unreadable"])
     return claimed
+
+
+async def let_snapshot_end(redis: Redis, scooter_id: str, deadline: float) -> None:
+    """Wait until nobody writes a snapshot of this scooter, or `deadline` on the monotonic clock.
+
+    For what removes the state that such a snapshot was begun with.
+    """
+    while time.monotonic() < deadline:
+        until_ms = await redis.hget(CLAIMS, scooter_id)
+        if until_ms is None or int(until_ms) < time.time() * 1000:
+            return
+        await asyncio.sleep(_POLL_S)
 
 
 async def _no_step(_name: str) -> None:
@@ -169,7 +182,7 @@ async def write_chunk(
             )
             await step("copied")
             tag = await connection.execute(_SNAPSHOTS, period_s)
-            await connection.execute(_STATES)
+            await connection.fetch(_STATES)  # which, unlike `execute`, keeps the plan
             await step("written")
     await step("committed")
     return int(tag.split()[-1])

@@ -15,7 +15,7 @@ from gateway.telemetry.scripts import script
 
 SCOOTER: Final = "scooter:"
 DIRTY: Final = "scooters:dirty"
-CLAIMED: Final = "scooters:claimed"
+CLAIMS: Final = "scooters:claims"
 LAST_SEEN: Final = "scooters:last_seen"
 DEADLINES: Final = "scooters:deadlines"
 POSITION: Final = "scooters:position"

@@ -14,7 +14,7 @@ from gateway.links.retained import clear_status
 from gateway.storage.postgres import open_postgres
 from gateway.telemetry.changes import changes
 from gateway.telemetry.forget import forget_row, forget_state
-from gateway.telemetry.state_store import CHANGES, CLAIMED
+from gateway.telemetry.state_store import CHANGES, CLAIMS
 from tests.command_line import receive
 from tests.eventually import eventually
 
@@ -67,19 +67,19 @@ async def test_live_views_are_told_that_every_field_is_gone(redis: Redis) -> Non
 async def test_the_row_goes_after_the_snapshot_that_was_being_written(
     redis: Redis, pool: asyncpg.Pool
 ) -> None:
-    in_ten_s = (time.time() + 10) * 1000
-    await redis.zadd(CLAIMED, {"SC-0001": in_ten_s, "SC-0002": in_ten_s})
+    in_ten_s = int((time.time() + 10) * 1000)
+    await redis.hset(CLAIMS, mapping={"SC-0001": in_ten_s, "SC-0002": in_ten_s})
     forgetting = asyncio.create_task(forget_row(pool, redis, "SC-0001"))
     await pool.execute(
         "INSERT INTO scooter_state (scooter_id, version, fields)"
         " SELECT unnest('{SC-0001,SC-0002}'::text[]), 1, '{}'"
     )
     assert not forgetting.done()
-    await redis.zrem(CLAIMED, "SC-0001")  # as the snapshot's writer does after its commit
+    await redis.hdel(CLAIMS, "SC-0001")  # as the snapshot's writer does after its commit
 
     assert await forgetting == 1
     assert await pool.fetchval("SELECT array_agg(scooter_id) FROM scooter_state") == ["SC-0002"]
-    assert await redis.zscore(CLAIMED, "SC-0002") == in_ten_s
+    assert await redis.hget(CLAIMS, "SC-0002") == str(in_ten_s).encode()
 
 
 async def test_a_cleared_status_is_delivered_to_nobody_who_comes_later(

@@ -14,7 +14,7 @@ from gateway.storage.migrate import migrate
 from gateway.storage.postgres import AWAY, open_postgres
 from gateway.storage.redis import open_redis
 from gateway.telemetry.snapshots import DirtySet, Step, write_round, write_snapshots
-from gateway.telemetry.state_store import CLAIMED, DIRTY
+from gateway.telemetry.state_store import CLAIMS, DIRTY
 from tests.eventually import end, eventually
 from tests.telemetry import Fleet, telemetry
 
@@ -53,7 +53,8 @@ async def write(fleet: Fleet, pool: asyncpg.Pool, step: Step | None = None) -> i
 
 
 async def claims_run_out(redis: Redis) -> None:
-    await redis.zadd(CLAIMED, dict.fromkeys(FLEET, 1), xx=True)
+    for scooter_id in await redis.hkeys(CLAIMS):
+        await redis.hset(CLAIMS, scooter_id, "1")
 
 
 async def check_rows(fleet: Fleet, pool: asyncpg.Pool, batt: int) -> None:
@@ -66,7 +67,7 @@ async def check_rows(fleet: Fleet, pool: asyncpg.Pool, batt: int) -> None:
         assert [tuple(row) for row in rows] == [
             (scooter_id, batt, version) for scooter_id, version in zip(FLEET, versions, strict=True)
         ]
-    assert await fleet.redis.zcard(DIRTY) == await fleet.redis.zcard(CLAIMED) == 0
+    assert await fleet.redis.zcard(DIRTY) == await fleet.redis.hlen(CLAIMS) == 0
 
 
 @pytest.mark.parametrize("at", STEPS)

@@ -15,7 +15,7 @@ from gateway.metrics import Metrics
 from gateway.storage.postgres import open_postgres
 from gateway.telemetry.columns import WHOLE_STATE
 from gateway.telemetry.snapshots import DirtySet, write_chunk, write_round
-from gateway.telemetry.state_store import CLAIMED, DIRTY
+from gateway.telemetry.state_store import CLAIMS, DIRTY
 from tests.telemetry import FULL_REPORT, NOW_MS, Fleet, batch, telemetry
 
 ID = "SC-0001"
@@ -192,7 +192,7 @@ async def test_writers_at_once_share_the_fleet_without_writing_twice(
 
     assert sum(counts) == 2500
     assert await pool.fetchval("SELECT count(*) FROM scooter_snapshots") == 2500
-    assert await fleet.redis.zcard(DIRTY) == await fleet.redis.zcard(CLAIMED) == 0
+    assert await fleet.redis.zcard(DIRTY) == await fleet.redis.hlen(CLAIMS) == 0
 
 
 async def test_two_writers_of_the_same_chunk_write_it_once(
@@ -202,7 +202,7 @@ async def test_two_writers_of_the_same_chunk_write_it_once(
     dirty = DirtySet(fleet.redis)
     soon = await dirty.now_ms() + 1000
     first = await dirty.claim(marked_before_ms=soon)
-    await fleet.redis.delete(CLAIMED)  # as when the claim ran out
+    await fleet.redis.delete(CLAIMS)  # as when the claim ran out
     second = (await dirty.claim(marked_before_ms=soon))[::-1]
 
     counts = await asyncio.gather(

@@ -1,16 +1,17 @@
 -- clear: the marks of scooters whose snapshot is committed, where nothing came since.
 --
--- ARGV: JSON, a pair of id and written version for each: two arguments each would cost the client
--- more. A scooter that moved on stays dirty from now.
+-- ARGV: JSON [id, written version, id, …], which as arguments would cost the client more. A scooter
+-- that moved on stays dirty from now.
 
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local written, clean, moved_on = {}, {}, {}
-for _, pair in ipairs(cjson.decode(ARGV[1])) do
-  local id = pair[1]
+local said = cjson.decode(ARGV[1])
+for index = 1, #said, 2 do
+  local id = said[index]
   local version = redis.pcall('HGET', 'scooter:' .. id, 'version')
   written[#written + 1] = id
-  if type(version) == 'string' and version ~= pair[2] then
+  if type(version) == 'string' and version ~= said[index + 1] then
     moved_on[#moved_on + 1], moved_on[#moved_on + 2] = now_ms, id
   else
     clean[#clean + 1] = id
@@ -18,4 +19,4 @@ for _, pair in ipairs(cjson.decode(ARGV[1])) do
 end
 if #moved_on > 0 then redis.call('ZADD', 'scooters:dirty', 'XX', unpack(moved_on)) end
 if #clean > 0 then redis.call('ZREM', 'scooters:dirty', unpack(clean)) end
-if #written > 0 then redis.call('ZREM', 'scooters:claimed', unpack(written)) end
+if #written > 0 then redis.call('HDEL', 'scooters:claims', unpack(written)) end
