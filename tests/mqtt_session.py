@@ -9,7 +9,7 @@ import mqtt5
 from gateway.links.batch import Batch
 from gateway.links.broker import BrokerAddress
 from gateway.links.delivery import Outcome
-from gateway.links.plans import SessionPlan
+from gateway.links.plans import TELEMETRY_REST_S, SessionPlan
 from gateway.links.uplink import Session
 from gateway.metrics import Metrics
 from tests.accounts import LOAD
@@ -24,6 +24,7 @@ def plan(instance: str, **changes: object) -> SessionPlan:
         "held_max": 8192,
         "session_expiry_s": 3600,
         "instance": instance,
+        "rest_s": TELEMETRY_REST_S,
         **changes,
     }
     return SessionPlan(**values)  # type: ignore[arg-type]

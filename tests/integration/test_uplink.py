@@ -1,6 +1,7 @@
 """The uplink on a real broker: what is settled, what comes again, what is held."""
 
 import asyncio
+import time
 
 import mqtt5
 import pytest
@@ -59,6 +60,20 @@ async def test_a_late_consumer_gets_full_batches(broker: BrokerAddress, fresh_id
         # A batch grows for a tenth of a second at most, so that its time is near the truth.
         assert 0 < len(batch.deliveries) <= 256
         assert run.session.oldest_unsettled_s() > 0
+
+
+async def test_what_comes_between_two_reads_comes_together(
+    broker: BrokerAddress, fresh_id: str
+) -> None:
+    topic, rest_s = f"scooters/{fresh_id}/telemetry", 0.3
+    async with running(broker, plan(fresh_id, rest_s=rest_s, echo_period_s=60)) as run:
+        began = time.monotonic()
+        await send(broker.host, broker.port, topic, numbered(200))
+        await run.until(lambda: len(run.payloads) >= 200, "all deliveries")
+        reads_at_most = 2 + (time.monotonic() - began) / rest_s
+
+        assert run.payloads == numbered(200)
+        assert len(run.batches) <= reads_at_most
 
 
 async def test_what_was_not_settled_comes_again(broker: BrokerAddress, fresh_id: str) -> None:
