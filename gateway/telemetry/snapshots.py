@@ -110,10 +110,15 @@ class DirtySet:
             seconds, micros = await self._redis.time()
         return seconds * 1000 + micros // 1000
 
-    async def claim(self, *, marked_before_ms: int, at_most: int = CHUNK) -> list[Claimed]:
-        """Take up to `at_most` scooters that no other writer holds, with their states."""
+    async def claim(
+        self, *, marked_before_ms: int, at_most: int = CHUNK, skip: int = 0
+    ) -> list[Claimed]:
+        """Take up to `at_most` scooters that no other writer holds, with their states.
+
+        The `skip` oldest marks are not looked at: for who holds about as many already.
+        """
         with redis_translated():
-            found: list[bytes] = await self._claim(args=[marked_before_ms, at_most, CLAIM_MS])
+            found: list[bytes] = await self._claim(args=[marked_before_ms, at_most, CLAIM_MS, skip])
         return [_claimed(text.decode(errors="replace")) for text in found]
 
     async def clear(self, written: list[Claimed]) -> None:
@@ -198,11 +203,16 @@ async def write_round(
 ) -> int:
     """Write everything that was dirty when the round began; returns the snapshot rows."""
     began_ms = await dirty.now_ms()
-    rows = 0
+    rows = held = 0
+
+    async def claim() -> list[Claimed]:
+        found = await dirty.claim(marked_before_ms=began_ms, skip=held) if held else []
+        return found or await dirty.claim(marked_before_ms=began_ms)
 
     async def write_in_turn() -> None:
-        nonlocal rows
-        while claimed := await dirty.claim(marked_before_ms=began_ms):
+        nonlocal rows, held
+        while claimed := await claim():
+            held += len(claimed)
             await step("claimed")
             try:
                 with metrics.snapshot_seconds.time():
@@ -213,6 +223,7 @@ async def write_round(
             metrics.snapshot_rows.inc(written)
             rows += written
             await dirty.clear(claimed)
+            held -= len(claimed)
             await step("cleared")
 
     # Not a task group: a lane that fails must not stop another one that gives its chunk back.

@@ -9,7 +9,7 @@ async def measure_sharing(scene: Scene) -> None:
     """CPU a message of both together over one gateway's, and how even the split is."""
     stage, fleet, laps = scene.stage, scene.scale.fleet, scene.scale.laps(scene.scale.fleet)
     ratios, shares = [], []
-    for _ in range(min(2, scene.scale.repetitions)):
+    for _ in range(scene.scale.repetitions):
         async with stage.gateway(mqtt_shared=True) as alone:
             await stage.run(stage.load("S", fleet), {"gateway": alone})
             one = await stage.run(stage.load("S", fleet, laps=laps), {"gateway": alone})

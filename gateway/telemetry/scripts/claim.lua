@@ -1,6 +1,7 @@
 -- claim: take some dirty scooters for one snapshot writer, with their states.
 --
--- ARGV: only marks older than this (ms of Redis), most scooters, ms that the claim holds.
+-- ARGV: only marks older than this (ms of Redis), most scooters, ms that the claim holds, and how
+-- many of the oldest marks to pass over unlooked at, because this writer holds about as many.
 -- Returns a text each, `field NUL value NUL … id`: NUL is in no message, and one text costs a third
 -- of a list. A claim that ran out may be taken by another writer; both then write the same row.
 
@@ -8,7 +9,7 @@ local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local wanted = tonumber(ARGV[2])
 local until_ms = string.format('%.0f', now_ms + tonumber(ARGV[3]))
-local skipped, claimed, claims = 0, {}, {}
+local skipped, claimed, claims = tonumber(ARGV[4]), {}, {}
 repeat
   local due = redis.call(
     'ZRANGEBYSCORE', 'scooters:dirty', '-inf', '(' .. ARGV[1], 'LIMIT', skipped, wanted
