@@ -42,6 +42,9 @@ log = structlog.get_logger()
 
 KEEPS_UP_S: Final = 2.0
 LOADED_PERIOD_S: Final = 5.0
+INGESTS: Final = {"telemetry": 2, "events": 1}
+"""How many share a session: one decodes while the other waits for Redis."""
+
 UNKNOWN: Final = "not known yet: neither Postgres nor the copy in Redis has answered"
 STOP_WITHIN_S: Final = 5.0
 """After this a Postgres that does not answer is left without a goodbye."""
@@ -169,8 +172,11 @@ def _hearing(
         if each == "control" and office is not None:
             batches = office.batches(session.batches())
             loops[f"{each} ingest"] = partial(keep, batches, states=office.states)
-        else:
-            loops[f"{each} ingest"] = partial(keep, session.batches(), states=states)
+            continue
+        turn = asyncio.Lock()
+        for number in range(INGESTS.get(each, 1)):
+            keep_these = partial(keep, session.batches(), states=states, turn=turn)
+            loops[f"{each} ingest {number + 1}"] = keep_these
     return loops
 
 

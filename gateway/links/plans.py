@@ -8,7 +8,7 @@ from devices.contract.topics import EVERY_REQUEST, Uplink, every
 from gateway.errors import SettingsError
 from gateway.settings import Settings
 
-TELEMETRY_REST_S: Final = 0.01
+TELEMETRY_REST_S: Final = 0.005
 
 EARLIER_GROUP: Final = "gateway"
 """How the group was called when everybody could know it."""

@@ -69,7 +69,7 @@ class Session:
             await asyncio.sleep(self._outage.away(reason))
 
     async def batches(self) -> AsyncIterator[Batch]:
-        """Every batch that arrives, across reconnects; for one consumer."""
+        """Every batch that arrives, across reconnects; several consumers share them."""
         size = self._metrics.batch_size.labels(session=self._plan.name)
         while True:
             batch = self._connection.take() if self._connection else None

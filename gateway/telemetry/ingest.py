@@ -63,11 +63,15 @@ async def ingest(
     metrics: Metrics,
     session: str,
     registry: Registry | None = None,
+    turn: asyncio.Lock | None = None,
 ) -> None:
     """Decode, keep, settle: a batch at a time, and nothing is settled before it is kept.
 
-    Without a registry everybody is heard; one that is not loaded yet is waited for.
+    Without a registry everybody is heard; one that is not loaded yet is waited for. Two that
+    share a session and a `turn` keep its batches in their order: while one waits for Redis, the
+    other decodes.
     """
+    turn = turn or asyncio.Lock()
     standing_of = registry.standing if registry is not None else everybody
     outage = Outage(f"keeping {session}", most_s=5.0)
     room = Outage("room in the history", most_s=1.0)
@@ -76,25 +80,26 @@ async def ingest(
             await registry.loaded.wait()
         received_ms = batch.received_ms
         entries = [entry_of(each, standing_of) for each in batch.deliveries]
-        while entries and not batch.is_abandoned:
-            part = entries[: _portion(entries)]
-            try:
-                started = perf_counter()
-                advanced = await states.advance(part, received_ms=received_ms)
-                metrics.advance_seconds.observe(perf_counter() - started)
-            except StateLost:
-                wait_s = await _refilled(refill, outage)
-            except ServerAway as error:
-                wait_s = outage.away(error)
-            else:
-                metrics.history_dropped.inc(advanced.dropped)
-                count_rejects(part, advanced.outcomes, metrics)
-                left = settle_kept(batch, part, advanced.outcomes)
-                entries = left + entries[len(part) :]
-                outage.back()
-                wait_s = _condition(room, left)
-            if wait_s:
-                await asyncio.sleep(wait_s)
+        async with turn:
+            while entries and not batch.is_abandoned:
+                part = entries[: _portion(entries)]
+                try:
+                    started = perf_counter()
+                    advanced = await states.advance(part, received_ms=received_ms)
+                    metrics.advance_seconds.observe(perf_counter() - started)
+                except StateLost:
+                    wait_s = await _refilled(refill, outage)
+                except ServerAway as error:
+                    wait_s = outage.away(error)
+                else:
+                    metrics.history_dropped.inc(advanced.dropped)
+                    count_rejects(part, advanced.outcomes, metrics)
+                    left = settle_kept(batch, part, advanced.outcomes)
+                    entries = left + entries[len(part) :]
+                    outage.back()
+                    wait_s = _condition(room, left)
+                if wait_s:
+                    await asyncio.sleep(wait_s)
 
 
 def settle_kept(batch: Batch, entries: list[Entry], outcomes: list[str]) -> list[Entry]:

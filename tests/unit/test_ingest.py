@@ -1,6 +1,7 @@
 """Ingest: nothing is settled before it is kept, and each delivery ends in one outcome."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -96,6 +97,31 @@ async def run(
         session="telemetry",
         registry=registry,
     )
+
+
+class Watched(FakeStates):
+    """Takes a few turns of the event loop for each call, and tells when it begins and ends."""
+
+    async def advance(self, entries: Sequence[Entry], *, received_ms: int) -> Advanced:
+        self._journal.steps.append(f"begin {entries[0]['id']}")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        advanced = await super().advance(entries, received_ms=received_ms)
+        self._journal.steps.append(f"end {entries[0]['id']}")
+        return advanced
+
+
+class Listed:
+    """A registry in which everybody is active, and which tells who was asked for."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self.loaded = asyncio.Event()
+        self.loaded.set()
+
+    def standing(self, scooter_id: str) -> Standing:
+        self._journal.steps.append(f"decode {scooter_id}")
+        return Standing.ACTIVE
 
 
 @pytest.fixture(autouse=True)
@@ -260,3 +286,40 @@ def test_a_call_takes_no_more_samples_than_redis_can_fold_in_a_moment() -> None:
     assert _portion(batches) == SAMPLES_AT_ONCE // 100
     assert _portion([{"k": "telemetry"}] * 256) == 256
     assert _portion([{"k": "batch", "s": [{}] * (SAMPLES_AT_ONCE + 1)}]) == 1
+
+
+async def test_two_that_share_a_turn_keep_batches_in_order_and_one_decodes_meanwhile() -> None:
+    journal = Journal()
+    ids = [f"SC-{number:04}" for number in range(8)]
+    left = [FakeBatch(journal, [telemetry(each, batt=1)]) for each in ids]
+    batches, states, turn = list(left), Watched(journal, ServerAway("redis", "x")), asyncio.Lock()
+
+    async def inbox() -> AsyncIterator[FakeBatch]:
+        while left:
+            yield left.pop(0)
+            await asyncio.sleep(0)
+
+    async def refill() -> None:
+        raise AssertionError("nothing was lost")
+
+    async def keep() -> None:
+        await ingest(
+            inbox(),
+            states=states,
+            refill=refill,
+            metrics=Metrics(),
+            session="telemetry",
+            registry=Listed(journal),
+            turn=turn,
+        )
+
+    await asyncio.gather(keep(), keep())
+
+    calls = [step for step in journal.steps if step.startswith(("begin", "end"))]
+    first, *others = [[f"begin {each}", f"end {each}"] for each in ids]
+    assert calls == sum(others, [first[0], *first])  # the first was tried again
+    assert all(
+        journal.steps.index(f"decode {later}") < journal.steps.index(f"end {earlier}")
+        for earlier, later in itertools.pairwise(ids)
+    )
+    assert [len(batch.settled) for batch in batches] == [1] * 8
