@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Final, cast
 
 import mqtt5
 
@@ -12,13 +12,16 @@ from gateway.links.holding import Holding
 from gateway.links.intake import Intake, pubacks
 from gateway.links.packet_stream import MalformedPacket
 
+_ENOUGH: Final = 32 * 1024
+"""Bytes that made a read worth its while."""
+
 
 class Connection(asyncio.BufferedProtocol):
     """Made for one TCP or TLS connection and dies with it.
 
     Reading stops at the intake's bound and goes on below three quarters of it: the broker does
     not always keep to the Receive Maximum (2.0.11 leaks its quota), and QoS 0 has none. With
-    `rest_s` it reads at most every so many seconds: what comes meanwhile costs one read together.
+    `rest_s` it waits so many seconds after a small read: what comes meanwhile costs one together.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self._intake.stream.filled(nbytes)
         self._read()
-        if self._rest_s and self._transport is not None and self._reason is None:
+        if self._rest_s and nbytes < _ENOUGH and self._transport is not None and not self._reason:
             self._transport.pause_reading()
             self._resting = self._resting or self._loop.call_later(self._rest_s, self._rested)
 

@@ -16,8 +16,8 @@ from gateway.telemetry.decode import Message, decode
 Entry = dict[str, Any]
 """`k` kind, `id` scooter, and the message: as an object in `m`, or as the history's JSON in `b`.
 
-A batch has in `s` the JSON of each sample, a status in `r` whether it is retained, and a reject
-in `w` the word that it is counted by.
+A batch has in `s` the JSON of each sample and in `b` the reject of those that cannot be used, a
+status has in `r` whether it is retained, and a reject in `w` the word that it is counted by.
 """
 
 StandingOf = Callable[[str], Standing | None]

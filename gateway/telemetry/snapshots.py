@@ -158,7 +158,7 @@ async def let_snapshot_end(redis: Redis, scooter_id: str, deadline: float) -> No
     """
     while time.monotonic() < deadline:
         until_ms = await redis.hget(CLAIMS, scooter_id)
-        if until_ms is None or int(until_ms) < time.time() * 1000:
+        if until_ms is None or not until_ms.isdigit() or int(until_ms) < time.time() * 1000:
             return
         await asyncio.sleep(_POLL_S)
 

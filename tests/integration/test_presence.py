@@ -168,6 +168,15 @@ async def test_a_will_makes_lost_after_ten_silent_seconds(fleet: Fleet) -> None:
     assert await presence(fleet) == "online"
 
 
+async def test_a_report_that_its_will_overtook_does_not_save_the_scooter(fleet: Fleet) -> None:
+    await fleet.take(status(ID, "online", **BORN))
+    await fleet.take(status(ID, "lost", **BORN))
+    await fleet.after(0.9, telemetry(ID, boot=5, seq=1, ivl=60))
+
+    await fleet.sweep_after(9.1)
+    assert await presence(fleet) == "lost"
+
+
 async def test_a_scooter_that_is_heard_after_its_will_is_not_lost(fleet: Fleet) -> None:
     await fleet.take(status(ID, "online", **BORN))
     await fleet.take(status(ID, "lost", **BORN))

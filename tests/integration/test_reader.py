@@ -131,6 +131,21 @@ async def test_a_refill_puts_states_positions_and_deadlines_back(
     assert await refiller.fleet() == 0
 
 
+async def test_a_place_that_redis_refuses_keeps_no_other_scooter_off_the_map(
+    fleet: Fleet, redis_admin: Redis, pool: asyncpg.Pool, refiller: Refiller
+) -> None:
+    await fleet.load()
+    await fleet.take(*(telemetry(f"X-{n:02}", lat=1, lon=n / 1000) for n in range(10)))
+    await store(fleet, pool)
+    await pool.execute("UPDATE scooter_state SET lon = 999 WHERE scooter_id = 'X-05'")
+    await redis_admin.flushall()
+
+    assert await refiller.fleet() == 10
+
+    found = [scooter_id for scooter_id, _ in await fleet.states.near(1, 0, within_m=10_000)]
+    assert sorted(found) == [f"X-{n:02}" for n in range(10) if n != 5]
+
+
 async def test_a_refill_never_overwrites_a_newer_state(
     fleet: Fleet, pool: asyncpg.Pool, refiller: Refiller
 ) -> None:

@@ -1,6 +1,7 @@
 """Write-behind: at most one row a scooter and period, and the newest state for refilling."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +15,7 @@ from structlog.testing import capture_logs
 from gateway.metrics import Metrics
 from gateway.storage.postgres import open_postgres
 from gateway.telemetry.columns import WHOLE_STATE
-from gateway.telemetry.snapshots import DirtySet, write_chunk, write_round
+from gateway.telemetry.snapshots import DirtySet, let_snapshot_end, write_chunk, write_round
 from gateway.telemetry.state_store import CLAIMS, DIRTY
 from tests.telemetry import FULL_REPORT, NOW_MS, Fleet, batch, telemetry
 
@@ -193,6 +194,17 @@ async def test_writers_at_once_share_the_fleet_without_writing_twice(
     assert sum(counts) == 2500
     assert await pool.fetchval("SELECT count(*) FROM scooter_snapshots") == 2500
     assert await fleet.redis.zcard(DIRTY) == await fleet.redis.hlen(CLAIMS) == 0
+
+
+async def test_a_claim_that_someone_else_made_unreadable_holds_nothing_up(
+    fleet: Fleet, pool: asyncpg.Pool
+) -> None:
+    await fleet.take(*(telemetry(f"SC-{n:04}", batt=1) for n in range(3)))
+    await fleet.redis.hset(CLAIMS, "SC-0001", "soon")
+
+    async with asyncio.timeout(1):
+        await let_snapshot_end(fleet.redis, "SC-0001", math.inf)
+    assert await write(fleet.redis, pool) == 3
 
 
 async def test_two_writers_of_the_same_chunk_write_it_once(

@@ -69,7 +69,10 @@ end
 local function wake(scooter)
   local came_back = set_presence(scooter, 'online', at)
   if came_back then put(scooter, 'wake_s', false) end
-  if came_back or scooter.paced then watch_silence(scooter, at, stale_after_ms) end
+  -- A will that was not judged yet keeps its deadline.
+  if came_back or (scooter.paced and not internal_of(scooter).lost_at) then
+    watch_silence(scooter, at, stale_after_ms)
+  end
 end
 
 -- A report that was on its way when the scooter said goodbye does not bring it back.

@@ -16,7 +16,7 @@ repeat
   )
   local held = #due > 0 and redis.call('HMGET', 'scooters:claims', unpack(due))
   for index, id in ipairs(due) do
-    local held_until = tonumber(held[index] or '0')
+    local held_until = tonumber(held[index] or nil) or 0
     if held_until <= now_ms and #claimed < wanted then
       claims[#claims + 1], claims[#claims + 2] = id, until_ms
       local state = redis.pcall('HGETALL', 'scooter:' .. id)

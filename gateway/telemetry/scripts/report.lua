@@ -21,7 +21,6 @@ local function text_of(value)
   return false
 end
 
--- Five places, because the largest group has five: a table that grows costs three times as much.
 local function groups_of(message)
   local groups = {}
   for group, wires in pairs(WIRES) do
@@ -29,7 +28,7 @@ local function groups_of(message)
     for index = 1, #wires do
       local value = message[wires[index]]
       if value ~= nil then
-        texts = texts or { false, false, false, false, false }
+        texts = texts or BLANK[group]()
         texts[index] = text_of(value)
       end
     end

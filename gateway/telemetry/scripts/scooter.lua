@@ -122,13 +122,13 @@ local function watch_silence(scooter, at, stale_after_ms)
   redis.call('ZADD', 'scooters:deadlines', integer(until_ms), scooter.id)
 end
 
--- The geo set's projection ends at a latitude; a scooter beyond it is in the hash only.
+-- The geo set's projection ends at a latitude; a scooter beyond it is in the hash only. One place
+-- that Redis refuses would keep all the others out.
 local function index_positions(moved)
   local placed, gone = {}, {}
   for _, scooter in ipairs(moved) do
-    local lat, lon = scooter.fields.lat, scooter.fields.lon
-    local north, east = tonumber(lat or nil), tonumber(lon or nil)
-    if north and east and math.abs(north) <= 85.05112878 then
+    local lat, lon = tonumber(scooter.fields.lat or nil), tonumber(scooter.fields.lon or nil)
+    if lat and lon and math.abs(lat) <= 85.05112878 and math.abs(lon) <= 180 then
       local last = #placed
       placed[last + 1], placed[last + 2], placed[last + 3] = lon, lat, scooter.id
     else

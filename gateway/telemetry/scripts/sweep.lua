@@ -7,11 +7,14 @@ local at, stale_after_ms = tonumber(ARGV[1]), tonumber(ARGV[3])
 local told = redis.call('PUBSUB', 'NUMSUB', 'scooters:changes')[2] > 0
 local became, changed = {}, {}
 
+-- A will may be taken before the report that was said before it: sessions are read apart.
+local OVERTAKEN_MS = 1000
+
 local function judge(scooter)
   local heard_at = tonumber(field(scooter, 'received_at') or '0')
   local internal = internal_of(scooter)
   if internal.lost_at then
-    local silent = heard_at <= internal.lost_at
+    local silent = heard_at < internal.lost_at + OVERTAKEN_MS
     internal.lost_at = nil
     keep_internal(scooter)
     if silent then
