@@ -19,9 +19,9 @@ async def measure_sharing(scene: Scene) -> None:
         ):
             both = dict(zip(NAMES, (first, second), strict=True))
             await stage.run(stage.load("S", fleet), both)
-            before = [await each.applied() for each in both.values()]
+            before = [await each.kept("applied", "late") for each in both.values()]
             two = await stage.run(stage.load("S", fleet, laps=laps), both)
-            after = [await each.applied() for each in both.values()]
+            after = [await each.kept("applied", "late") for each in both.values()]
         together = sum(two.cpu_us(name) for name in NAMES)
         ratios.append(together / one.cpu_us("gateway"))
         shares.append(100 * (after[0] - before[0]) / two.messages)
