@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import secrets
+import signal
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -28,6 +29,12 @@ from tests.services import (
 
 _numbers = itertools.count(1)
 _SHARED = {"mosquitto", "redis_server", "postgres_server"}
+
+
+# What runs in the background ignores Ctrl-C, and so would every process that a test starts. A
+# handler of ours, unlike that, is not inherited.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
