@@ -285,7 +285,9 @@ async def test_whoever_stands_by_carries_on_when_the_primary_is_gone(
     assert end["status"] == "succeeded"
     assert {each["request_id"] for each in scooter.commands} == {end["request_id"]}
     assert [each["status"] for each in operator.replies][-1] == "succeeded"
-    assert await stage.moves(ref) == operator.story(ref)
+    # A reply that left just before its gateway did comes again, the same to the byte.
+    told = {orjson.dumps(each): each["status"] for each in operator.replies if each["ref"] == ref}
+    assert await stage.moves(ref) == list(told.values())
 
 
 @pytest.mark.parametrize("below", ["/#", "/+/a", "/a b", "/7"])
