@@ -1,13 +1,22 @@
-"""A provisioning desk, for the tests of access."""
+"""What many tests stand on: states in Redis, and a provisioning desk."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 from gateway.local.mosquitto_package import Mosquitto
 from tests.broker_place import BrokerPlace
 from tests.desk import Desk, address_of, open_desk
+from tests.telemetry import Fleet
+
+
+@pytest.fixture
+async def fleet(redis: Redis) -> Fleet:
+    fleet = Fleet(redis)
+    await fleet.load()
+    return fleet
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,6 @@ ID = "SC-0001"
 BORN: dict[str, Any] = {"boot": 5, "conn": 7}
 
 
-@pytest.fixture
-async def fleet(redis: Redis) -> Fleet:
-    fleet = Fleet(redis)
-    await fleet.load()
-    return fleet
-
-
 async def presence(fleet: Fleet) -> str | None:
     return (await fleet.state(ID)).get("presence")
 

@@ -24,13 +24,6 @@ NOBODY = "postgresql://nobody@127.0.0.1:1/none"
 
 
 @pytest.fixture
-async def fleet(redis: Redis) -> Fleet:
-    fleet = Fleet(redis)
-    await fleet.load()
-    return fleet
-
-
-@pytest.fixture
 async def pool(postgres_url: str) -> AsyncIterator[asyncpg.Pool]:
     async with open_postgres(postgres_url) as pool:
         yield pool

@@ -3,20 +3,12 @@
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
 from devices.contract.topics import Uplink
 from tests.telemetry import Fleet, delivery, status, telemetry
 
 ID = "SC-0001"
 BORN: dict[str, Any] = {"boot": 5, "conn": 7}
-
-
-@pytest.fixture
-async def fleet(redis: Redis) -> Fleet:
-    fleet = Fleet(redis)
-    await fleet.load()
-    return fleet
 
 
 async def presence(fleet: Fleet) -> str | None:

@@ -14,13 +14,6 @@ NEW_LIFE: dict[str, Any] = {"boot": 1, "conn": 1, "up": 5000}
 
 
 @pytest.fixture
-async def fleet(redis: Redis) -> Fleet:
-    fleet = Fleet(redis)
-    await fleet.load()
-    return fleet
-
-
-@pytest.fixture
 async def office(postgres_url: str, redis: Redis) -> AsyncIterator[Office]:
     async with open_office(postgres_url, redis) as office:
         yield office

@@ -24,13 +24,6 @@ PERIOD_S = 3600.0
 
 
 @pytest.fixture
-async def fleet(redis: Redis) -> Fleet:
-    fleet = Fleet(redis)
-    await fleet.load()
-    return fleet
-
-
-@pytest.fixture
 async def pool(postgres_url: str) -> AsyncIterator[asyncpg.Pool]:
     async with open_postgres(postgres_url) as pool:
         yield pool

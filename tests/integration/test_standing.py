@@ -45,13 +45,6 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-async def fleet(redis: Redis) -> Fleet:
-    fleet = Fleet(redis)
-    await fleet.load()
-    return fleet
-
-
-@pytest.fixture
 async def copy(pool: asyncpg.Pool, redis: Redis) -> AsyncIterator[RegistryCopy]:
     async with following(pool, redis) as copy:
         await loaded(copy)

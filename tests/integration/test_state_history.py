@@ -26,13 +26,6 @@ from tests.telemetry import (
 ID = "SC-0001"
 
 
-@pytest.fixture
-async def fleet(redis: Redis) -> Fleet:
-    fleet = Fleet(redis)
-    await fleet.load()
-    return fleet
-
-
 async def test_a_late_report_changes_nothing_and_goes_to_the_history(fleet: Fleet) -> None:
     await fleet.take(telemetry(ID, **FULL_REPORT))
     before = await fleet.everything(ID)

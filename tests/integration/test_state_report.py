@@ -7,7 +7,6 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from redis import Redis as BlockingRedis
-from redis.asyncio import Redis
 
 from gateway.telemetry.entries import entry_of
 from gateway.telemetry.scripts import FOLDED, script
@@ -15,13 +14,6 @@ from gateway.telemetry.state_store import LOADED
 from tests.telemetry import NOW_MS, Fleet, telemetry
 
 ID = "SC-0001"
-
-
-@pytest.fixture
-async def fleet(redis: Redis) -> Fleet:
-    fleet = Fleet(redis)
-    await fleet.load()
-    return fleet
 
 
 async def test_a_group_of_which_one_key_was_sent_was_sent_whole(fleet: Fleet) -> None:

@@ -12,13 +12,6 @@ from tests.telemetry import FULL_REPORT, NOW_MS, Fleet, batch, event, status, te
 ID = "SC-0001"
 
 
-@pytest.fixture
-async def fleet(redis: Redis) -> Fleet:
-    fleet = Fleet(redis)
-    await fleet.load()
-    return fleet
-
-
 async def test_every_field_reads_back_as_it_was_sent(fleet: Fleet) -> None:
     assert await fleet.take(telemetry(ID, **FULL_REPORT)) == ["applied"]
 
