@@ -205,13 +205,10 @@ async def write_round(
     began_ms = await dirty.now_ms()
     rows = held = 0
 
-    async def claim() -> list[Claimed]:
-        found = await dirty.claim(marked_before_ms=began_ms, skip=held) if held else []
-        return found or await dirty.claim(marked_before_ms=began_ms)
-
     async def write_in_turn() -> None:
         nonlocal rows, held
-        while claimed := await claim():
+        # Whoever asks last skips nothing, so that nothing is left.
+        while claimed := await dirty.claim(marked_before_ms=began_ms, skip=held):
             held += len(claimed)
             await step("claimed")
             try:

@@ -15,7 +15,14 @@ from structlog.testing import capture_logs
 from gateway.metrics import Metrics
 from gateway.storage.postgres import open_postgres
 from gateway.telemetry.columns import WHOLE_STATE
-from gateway.telemetry.snapshots import DirtySet, let_snapshot_end, write_chunk, write_round
+from gateway.telemetry.snapshots import (
+    CHUNK,
+    LANES,
+    DirtySet,
+    let_snapshot_end,
+    write_chunk,
+    write_round,
+)
 from gateway.telemetry.state_store import CLAIMS, DIRTY
 from tests.telemetry import FULL_REPORT, NOW_MS, Fleet, batch, telemetry
 
@@ -186,6 +193,17 @@ async def test_writers_at_once_share_the_fleet_without_writing_twice(
 
     assert sum(counts) == 2500
     assert await pool.fetchval("SELECT count(*) FROM scooter_snapshots") == 2500
+    assert await fleet.redis.zcard(DIRTY) == await fleet.redis.hlen(CLAIMS) == 0
+
+
+async def test_a_round_of_more_chunks_than_go_at_once_leaves_nothing(
+    fleet: Fleet, pool: asyncpg.Pool
+) -> None:
+    many = (LANES + 2) * CHUNK
+    for start in range(0, many, 250):
+        await fleet.take(*(telemetry(f"SC-{start + n:05}", batt=1) for n in range(250)))
+
+    assert await write(fleet.redis, pool) == many
     assert await fleet.redis.zcard(DIRTY) == await fleet.redis.hlen(CLAIMS) == 0
 
 
